@@ -1,0 +1,163 @@
+"""Argument checks. Each failure is one sentence: op, argument, what came, what to do."""
+
+import math
+import numbers
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._typing import Array
+
+
+def describe(value: Any) -> str:
+    """Say in a few words what came: dtype and shape of an array, else type and value."""
+    if hasattr(value, 'shape') and hasattr(value, 'dtype'):
+        return f'{value.dtype}{list(value.shape)}'
+    text = repr(value)
+    return f'{type(value).__name__} {text if len(text) <= 60 else text[:57] + "..."}'
+
+
+def floating(op: str, argument: str, value: Any) -> Array:
+    """Return `value` as a real floating array; integers become the default float."""
+    if isinstance(value, list | tuple | dict | set | str | bytes) or value is None:
+        raise TypeError(
+            f'{op}: {argument} must be an array, got {describe(value)}; convert it with jnp.asarray({argument}) first.'
+        )
+    try:
+        array = jnp.asarray(value)
+    except TypeError as error:
+        raise TypeError(
+            f'{op}: {argument} must be an array, got {describe(value)}; '
+            f'convert it with jnp.asarray({argument}) first.'
+        ) from error
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    if jnp.issubdtype(array.dtype, jnp.integer):
+        return array.astype(jax.dtypes.canonicalize_dtype(float))
+    fix = 'pass its real and imaginary parts separately' if jnp.iscomplexobj(array) else 'use .astype(jnp.float32)'
+    raise TypeError(f'{op}: {argument} must hold real numbers, got {describe(array)}; {fix}.')
+
+
+def number(
+    op: str,
+    argument: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    at_least: float = -math.inf,
+    at_most: float = math.inf,
+    below: float = math.inf,
+) -> float:
+    """Return `value` as a Python float inside the given bounds."""
+    bounds = [
+        f'{word} {limit:g}'
+        for word, limit in (('above', above), ('at least', at_least), ('at most', at_most), ('below', below))
+        if math.isfinite(limit)
+    ]
+    must = ' '.join(['a finite number', ' and '.join(bounds)]).strip()
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f'{op}: {argument} must be {must} known before tracing, got a traced array; pass a Python float.'
+        )
+    if isinstance(value, bool | np.bool_) or not (
+        isinstance(value, numbers.Real) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0)
+    ):
+        raise TypeError(f'{op}: {argument} must be {must}, got {describe(value)}; pass a Python float.')
+    result = float(value)
+    if not (math.isfinite(result) and above < result < below and at_least <= result <= at_most):
+        raise ValueError(f'{op}: {argument} must be {must}, got {result!r}; choose a value in that range.')
+    return result
+
+
+def integer(op: str, argument: str, value: Any, *, at_least: int = 1) -> int:
+    """Return `value` as a Python int that is not below `at_least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f'{op}: {argument} must be an integer, got {describe(value)}; pass a Python int.')
+    if value < at_least:
+        raise ValueError(f'{op}: {argument} must be at least {at_least}, got {value}; choose a larger one.')
+    return int(value)
+
+
+def flag(op: str, argument: str, value: Any) -> bool:
+    """Return `value` as a Python bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f'{op}: {argument} must be True or False, got {describe(value)}; pass a Python bool.')
+    return bool(value)
+
+
+def axes(op: str, argument: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """Return `axis` as a sorted tuple of distinct non-negative axes of an array of rank `ndim`."""
+    chosen = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    if not chosen:
+        raise ValueError(f'{op}: {argument} must name at least one axis, got {axis!r}; pass for example -1.')
+    for a in chosen:
+        if isinstance(a, bool) or not isinstance(a, int | np.integer):
+            raise TypeError(
+                f'{op}: {argument} must be an int or a tuple of ints, got {describe(axis)}; pass for example -1.'
+            )
+        if not -ndim <= a < ndim:
+            raise ValueError(
+                f'{op}: {argument} must lie in [{-ndim}, {ndim - 1}] for an input of rank {ndim}, got {axis!r}; '
+                'choose an axis that the input has.'
+            )
+    distinct = sorted({int(a) % ndim for a in chosen})
+    if len(distinct) < len(chosen):
+        raise ValueError(f'{op}: {argument} must name each axis once, got {axis!r}; remove the repeated one.')
+    return tuple(distinct)
+
+
+def one_axis(op: str, argument: str, axis: Any, ndim: int) -> int:
+    """Return `axis` as one non-negative axis of an array of rank `ndim`."""
+    found = axes(op, argument, axis, ndim)
+    if len(found) != 1:
+        raise ValueError(f'{op}: {argument} must be one axis, got {axis!r}; pass a single int.')
+    return found[0]
+
+
+def mask(op: str, argument: str, where: Any, shape: Sequence[int]) -> Array | None:
+    """Return `where` as a bool array that broadcasts to `shape`."""
+    if where is None:
+        return None
+    array = jnp.asarray(where)
+    if array.dtype != jnp.bool_:
+        raise TypeError(
+            f'{op}: {argument} must hold booleans, got {describe(array)}; write for example {argument} != 0.'
+        )
+    if not broadcasts(array.shape, shape):
+        raise ValueError(
+            f'{op}: {argument} must broadcast to the input shape {tuple(shape)}, got {array.shape}; '
+            'give it the same rank, with 1 where it is shared.'
+        )
+    return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether an array of `shape` broadcasts to exactly `to`."""
+    missing = len(to) - len(shape)
+    return missing >= 0 and all(s in (1, t) for s, t in zip(shape, tuple(to)[missing:], strict=True))
+
+
+def one_of(op: str, argument: str, value: Any, choices: Iterable[Any]) -> Any:
+    """Return `value` if it is among `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        listed = ', '.join(repr(c) for c in choices)
+        raise ValueError(f'{op}: {argument} must be one of {listed}, got {value!r}; choose one of them.')
+    return value
+
+
+def axis_name(op: str, name: Any) -> Any:
+    """Return `name` if it is bound by a surrounding vmap or shard_map."""
+    if name is None:
+        return None
+    try:
+        jax.lax.psum(1, name)
+    except NameError as error:
+        raise ValueError(
+            f'{op}: axis_name must be bound by a surrounding jax.vmap or jax.shard_map, got {name!r}; '
+            f'run the call inside one with axis_name={name!r}, or pass None where the batch is not split.'
+        ) from error
+    return name

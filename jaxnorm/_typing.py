@@ -1,0 +1,21 @@
+"""Shared vocabulary of the annotations."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import brainunit
+import jax
+
+Array: TypeAlias = jax.Array
+#: What a kernel takes: anything `jax.numpy` takes, or a `brainunit.Quantity`.
+ArrayLike: TypeAlias = jax.typing.ArrayLike | brainunit.Quantity
+#: One axis or several, negative ones counted from the end.
+Axes: TypeAlias = int | Sequence[int]
+#: The size of a layer's input without its batch: channels, or a whole shape.
+Size: TypeAlias = int | Sequence[int]
+#: The name (or names) of a mapped axis, as in `jax.lax.psum`.
+AxisName: TypeAlias = str | Sequence[str]
+#: Groups of devices that share their statistics, as in `jax.lax.psum`.
+AxisGroups: TypeAlias = Sequence[Sequence[int]]
+#: What a kernel returns: an array, or a Quantity where the input was one and the op keeps units.
+Result: TypeAlias = Any

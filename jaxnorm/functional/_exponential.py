@@ -1,0 +1,191 @@
+"""Activations that saturate like an exponential on the negative side."""
+
+import jax
+import jax.numpy as jnp
+
+from .. import _checks
+from .._typing import Array, ArrayLike
+from . import _elementary as elementary
+from ._kernel import elementwise
+
+
+def _expm1_below_zero(x: Array) -> Array:
+    return elementary.expm1(jnp.minimum(x, 0))
+
+
+def _scaled_exp_below_zero(x: Array, scale: ArrayLike) -> Array:
+    """`scale * exp(min(x, 0))`, multiplied out before the exponential can become subnormal."""
+    shift = elementary.format_of(x).spare
+    return scale * elementary.exp(jnp.where(x > 0, 0, x), shift=shift) * 2.0**-shift
+
+
+@elementwise
+def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
+    r"""Exponential linear unit.
+
+    .. math:: \mathrm{elu}(x) = \begin{cases} x & x > 0 \\ \alpha (e^x - 1) & x \le 0 \end{cases}
+
+    Parameters
+    ----------
+    x : array of any shape
+        Dimensionless.
+    alpha : float or array, optional
+        Minus the limit at -inf. An array broadcasts to `x` (one value a channel, say) and can be differentiated
+        with respect to.
+
+    Returns
+    -------
+    array
+        Same shape and dtype as `x`; in (-alpha, inf).
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array of real numbers, or has a unit.
+    ValueError
+        If `alpha` does not broadcast to the shape of `x`.
+
+    Notes
+    -----
+    Value and slope within 4 ulp in float32, 0.6 ulp in bfloat16 and float16, 8 ulp in float64. The slope at 0 is
+    `alpha`, that of the left side.
+
+    References
+    ----------
+    Clevert, Unterthiner and Hochreiter, "Fast and accurate deep network learning by exponential linear units",
+    arXiv:1511.07289.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> elu(jnp.array([-jnp.inf, 0.0, 2.0])).tolist()
+    [-1.0, 0.0, 2.0]
+    """
+    return jnp.where(x < 0, alpha * _expm1_below_zero(x), x)
+
+
+# The exponential itself, not elu(x) + alpha: that sum has no digits left in the tail.
+@elu.derivative
+def _elu_slope(x: Array, alpha: ArrayLike = 1.0) -> Array:
+    return jnp.where(x > 0, 1, _scaled_exp_below_zero(x, alpha))
+
+
+# The fixed point of zero mean and unit variance, Klambauer et al., eq. 14.
+_SELU_ALPHA = 1.6732632423543772848170429916717
+_SELU_SCALE = 1.0507009873554804934193349852946
+
+
+@elementwise
+def selu(x: ArrayLike) -> Array:
+    r"""Scaled exponential linear unit, which keeps mean 0 and variance 1 from layer to layer.
+
+    .. math:: \mathrm{selu}(x) = \lambda \begin{cases} x & x > 0 \\ \alpha (e^x - 1) & x \le 0 \end{cases}
+
+    with :math:`\lambda \approx 1.0507` and :math:`\alpha \approx 1.6733`.
+
+    Parameters
+    ----------
+    x : array of any shape
+        Dimensionless.
+
+    Returns
+    -------
+    array
+        Same shape and dtype as `x`; in (-1.7581, inf).
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array of real numbers, or has a unit.
+
+    Notes
+    -----
+    Value and slope within 4 ulp in float32, 0.6 ulp in bfloat16 and float16, 8 ulp in float64. The slope at the
+    kink is that of the left side, :math:`\lambda\alpha`, as in PyTorch.
+
+    References
+    ----------
+    Klambauer, Unterthiner, Mayr and Hochreiter, "Self-normalizing neural networks", arXiv:1706.02515.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> selu(jnp.array([-jnp.inf, 0.0, 1.0])).round(4).tolist() == jnp.array([-1.7581, 0.0, 1.0507]).tolist()
+    True
+    """
+    return jnp.where(x < 0, _SELU_SCALE * _SELU_ALPHA * _expm1_below_zero(x), _SELU_SCALE * x)
+
+
+@selu.derivative
+def _selu_slope(x: Array) -> Array:
+    return jnp.where(x > 0, _SELU_SCALE, _scaled_exp_below_zero(x, _SELU_SCALE * _SELU_ALPHA))
+
+
+def _check_beta(beta: ArrayLike) -> None:
+    if not isinstance(beta, jax.Array):
+        _checks.number('softplus', 'beta', beta, above=0)
+
+
+def _scaled_parts(x: Array, beta: ArrayLike) -> tuple[Array, Array | None]:
+    """`beta * x` in two parts: half an ulp of a large argument is many ulps of its exponential."""
+    if not isinstance(beta, jax.Array) and beta == 1:
+        return x, None
+    finite = jnp.clip(x, -(limit := float(jnp.finfo(x.dtype).max) ** 0.9), limit)  # no inf * 0 on the way
+    return elementary.product(finite, jnp.asarray(beta, x.dtype))
+
+
+@elementwise
+def softplus(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
+    r"""Smooth version of `relu`.
+
+    .. math:: \mathrm{softplus}(x) = \frac{1}{\beta} \log(1 + e^{\beta x})
+
+    Parameters
+    ----------
+    x : array of any shape
+        Dimensionless.
+    beta : float or array, optional
+        Sharpness of the bend, above 0. An array broadcasts to `x` (one value a channel, say) and can be
+        differentiated with respect to.
+
+    Returns
+    -------
+    array
+        Same shape and dtype as `x`; in (0, inf).
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array of real numbers, or has a unit.
+    ValueError
+        If `beta` is not above 0, or does not broadcast to the shape of `x`.
+
+    Notes
+    -----
+    There is no threshold above which the result is `x`: none is needed. Value and slope within 4 ulp in float32,
+    0.6 ulp in bfloat16 and float16, 8 ulp in float64. The slope is ``sigmoid(beta * x)``.
+
+    References
+    ----------
+    Dugas, Bengio, Bélisle, Nadeau and Garcia, "Incorporating second-order functional knowledge for better option
+    pricing", NeurIPS 2000.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> softplus(jnp.array([-jnp.inf, 100.0, jnp.inf])).tolist()
+    [0.0, 100.0, inf]
+    """
+    _check_beta(beta)
+    scaled, rest = _scaled_parts(x, beta)
+    if rest is None:
+        return jnp.maximum(x, 0) + elementary.log1p(elementary.exp(-jnp.abs(x)))
+    shift = elementary.format_of(x).spare  # a quotient by a small beta is normal where the logarithm is not
+    u = elementary.exp(*elementary.minus_magnitude(scaled, rest), shift=shift)
+    tail = elementary.log1p(u * 2.0**-shift, times=u)
+    return jnp.maximum(x, 0) + tail / beta * 2.0**-shift
+
+
+@softplus.derivative
+def _softplus_slope(x: Array, beta: ArrayLike = 1.0) -> Array:
+    return elementary.logistic(*_scaled_parts(x, beta))

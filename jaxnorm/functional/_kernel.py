@@ -1,0 +1,232 @@
+"""The one decorator of the library: what every kernel has in common, said once.
+
+A public kernel is a plain function with a docstring and one to six lines. `kernel` makes of it
+
+- a jitted function with the same signature: numbers, strings, tuples and None are compile-time constants,
+  arrays are traced (so a learned slope is an array and a fixed one costs nothing);
+- that takes a `brainunit.Quantity` where the op has a meaning for it;
+- that refuses what is not a real array with a sentence.
+
+`elementwise` adds, for activations,
+
+- the compute dtype: at least float32 inside, the input's dtype outside;
+- a lean derivative: the closed form given by `.derivative`, saving the input (or the residual named there).
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from .. import _checks, _units
+from .._typing import Array
+from ._linear import linear
+
+P = ParamSpec('P')
+R = TypeVar('R')
+
+# What becomes a constant of the compiled kernel when it is given for anything but the first argument.
+_CONSTANT = (bool, int, float, str, type(None), tuple, np.generic)
+
+
+def compute_dtype(dtype: Any) -> Any:
+    """The dtype of the arithmetic inside a kernel: at least float32."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _door(
+    fun: Callable[..., Any],
+    body: Callable[..., Any],
+    unit_in: Mapping[str, int] | None = None,
+    unit_out: int | tuple[int, ...] | None = None,
+) -> Callable[..., Any]:
+    """A jitted `body` behind the signature of `fun`."""
+    op = fun.__name__
+    signature = inspect.signature(fun)
+    names = tuple(signature.parameters)
+    first = names[0]
+    known = set(names)
+    required = {n for n, p in signature.parameters.items() if p.default is p.empty}
+    positional = sum(p.kind is not p.KEYWORD_ONLY for p in signature.parameters.values())
+
+    def traced(constants: tuple[tuple[str, Any], ...], arrays: dict[str, Any]) -> Any:
+        plain, unit = _units.strip(op, arrays, first, unit_in or {}, unit_out is not None)
+        x = _checks.floating(op, first, plain.pop(first))
+        with jax.named_scope(op):
+            return _units.dress(body(x, **dict(constants), **plain), unit, unit_out)
+
+    traced.__name__ = traced.__qualname__ = op
+    jitted = jax.jit(traced, static_argnums=0)
+
+    @functools.wraps(fun)
+    def door(*args: Any, **kwargs: Any) -> Any:
+        values = dict(zip(names, args, strict=False))
+        values.update(kwargs)
+        if len(values) < len(args) + len(kwargs) or len(args) > positional or not required <= values.keys() <= known:
+            try:
+                values = dict(signature.bind(*args, **kwargs).arguments)
+            except TypeError as error:
+                raise TypeError(f'{op}: {error}; the signature is {op}{signature}.') from None
+        constants, arrays = [], {first: values.pop(first)}
+        for name in names:
+            if name in values:
+                value = values[name]
+                if isinstance(value, list):
+                    value = _freeze(value)
+                if isinstance(value, _CONSTANT):
+                    constants.append((name, value))
+                else:
+                    arrays[name] = value
+        return jitted(tuple(constants), arrays)
+
+    return door
+
+
+class Kernel(Protocol[P, R]):
+    """What `kernel` returns: the function itself, jitted."""
+
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
+@overload
+def kernel(fun: Callable[P, R], /) -> Kernel[P, R]: ...
+@overload
+def kernel(
+    *, unit_in: Mapping[str, int] | None = None, unit_out: int | tuple[int, ...] | None = None
+) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
+def kernel(
+    fun: Any = None, /, *, unit_in: Mapping[str, int] | None = None, unit_out: int | tuple[int, ...] | None = None
+) -> Any:
+    """Make a public kernel of a function whose first argument is the input array.
+
+    Parameters
+    ----------
+    unit_out : int or tuple of int, optional
+        The power of the input's unit that the result (or each of several) has: 1 keeps it, 0 is dimensionless.
+        None: the op has no meaning for an input with a unit, and says so.
+    unit_in : mapping of str to int, optional
+        The power of the input's unit in which other arguments are measured; all not named are dimensionless.
+    """
+    if fun is None:
+        return functools.partial(kernel, unit_in=unit_in, unit_out=unit_out)
+    return _door(fun, fun, unit_in, unit_out)
+
+
+class Elementwise(Kernel[P, R], Protocol[P, R]):
+    """What `elementwise` returns: a kernel whose derivative is given in closed form."""
+
+    def derivative(self, fun: Callable[..., Any] | None = None, /, *, residual: Any = None) -> Any: ...
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Formula and derivative of an elementwise op, with the hyperparameters that are constants."""
+
+    formula: Callable[..., Array]
+    slope: Callable[..., Array] | None
+    residual: Callable[..., Array] | None
+    constants: tuple[tuple[str, Any], ...]
+
+    def value(self, x: Array, arrays: Mapping[str, Array]) -> Array:
+        wide = x.astype(compute_dtype(x.dtype))
+        return self.formula(wide, **dict(self.constants), **arrays).astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class _Slope:
+    """Multiplication by the derivative: a diagonal map, so its own transpose."""
+
+    rule: _Rule
+    names: tuple[str, ...]
+
+    def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array]:
+        kept, *arrays = residuals
+        tangent = cast(Array, operands[0])
+        if jnp.issubdtype(kept.dtype, jnp.floating):
+            kept = kept.astype(compute_dtype(kept.dtype))
+        assert self.rule.slope is not None  # only rules that have one come here
+        slope = self.rule.slope(kept, **dict(self.rule.constants), **dict(zip(self.names, arrays, strict=True)))
+        if slope.dtype == jnp.bool_:  # a step: select, so that an infinite tangent meets no 0 * inf
+            return [jnp.where(slope, tangent, jnp.zeros_like(tangent))]
+        return [(tangent.astype(slope.dtype) * slope).astype(tangent.dtype)]
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _evaluate(rule: _Rule, x: Array, arrays: dict[str, Array]) -> Array:
+    return rule.value(x, arrays)
+
+
+def _evaluate_jvp(rule: _Rule, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    x, arrays = primals
+    dx, darrays = tangents
+    parts = []
+    if not isinstance(dx, SymbolicZero):
+        kept = x if rule.residual is None else rule.residual(x, **dict(rule.constants), **arrays)
+        slope = _Slope(rule, tuple(arrays))
+        parts += linear(slope, slope, [kept, *arrays.values()], [dx])
+    learned = {n: d for n, d in darrays.items() if not isinstance(d, SymbolicZero)}
+    if learned:  # hyperparameters: ordinary differentiation, the input held fixed
+        fixed = {n: a for n, a in arrays.items() if n not in learned}
+        at = {n: arrays[n] for n in learned}
+        parts.append(jax.jvp(lambda moving: rule.value(x, {**fixed, **moving}), (at,), (learned,))[1])
+    out = _evaluate(rule, x, arrays)
+    return out, sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(out)
+
+
+_evaluate.defjvp(_evaluate_jvp, symbolic_zeros=True)
+
+
+@overload
+def elementwise(fun: Callable[P, R], /) -> Elementwise[P, R]: ...
+@overload
+def elementwise(*, unit_out: int | None = None) -> Callable[[Callable[P, R]], Elementwise[P, R]]: ...
+def elementwise(fun: Any = None, /, *, unit_out: int | None = None) -> Any:
+    """Make a public kernel of an activation `fun(x, *hyperparameters)`.
+
+    The formula and the derivative see arrays of at least float32; the result has the input's dtype.
+    The derivative stands directly below the function::
+
+        @relu.derivative(residual=lambda x: x > 0)
+        def _relu_slope(positive): return positive
+
+    `fun(residual, *hyperparameters) -> slope`; the residual is the input unless `residual` computes another
+    one (a mask for piecewise linear functions, whose slope may then be a boolean: select, not multiply).
+    """
+    if fun is None:
+        return functools.partial(elementwise, unit_out=unit_out)
+    rule = _Rule(fun, None, None, ())
+
+    def body(x: Array, **hyper: Any) -> Array:
+        arrays = {}
+        for name in [n for n, v in hyper.items() if isinstance(v, jax.Array | np.ndarray)]:
+            arrays[name] = _checks.floating(fun.__name__, name, hyper.pop(name))
+            if not _checks.broadcasts(arrays[name].shape, x.shape):
+                raise ValueError(
+                    f'{fun.__name__}: {name} must broadcast to the input shape {x.shape}, got {arrays[name].shape}; '
+                    'give it the size of the last axis, or 1 where it is shared.'
+                )
+        filled = _Rule(rule.formula, rule.slope, rule.residual, tuple(hyper.items()))
+        return filled.value(x, arrays) if rule.slope is None else _evaluate(filled, x, arrays)
+
+    def derivative(slope: Any = None, /, *, residual: Any = None) -> Any:
+        nonlocal rule
+        if slope is None:
+            return functools.partial(derivative, residual=residual)
+        rule = _Rule(fun, slope, residual, ())
+        return slope
+
+    door = cast(Any, _door(fun, body, unit_out=unit_out))
+    door.derivative = derivative
+    return door

@@ -1,0 +1,426 @@
+"""Normalization: every norm is moments, then a standardized and scaled input, with one lean derivative rule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import SymbolicZero
+
+from .. import _checks
+from .._typing import Array, ArrayLike, Axes, AxisGroups, AxisName
+from . import _moments
+from ._kernel import kernel
+from ._linear import linear
+from ._moments import Moments, Pool, wide
+
+# ---------------------------------------------------------------------------------------------------------------
+# The one norm. x, scale, bias and where have the same rank; scale and bias have the same shape.
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Spec:
+    """What is constant in a norm."""
+
+    pool: Pool
+    epsilon: float
+    centred: bool = True
+
+
+def _rstd(var: Array, epsilon: float) -> Array:
+    """1 / sqrt(var + epsilon): a root and a division round better than rsqrt. A constant row at epsilon 0 gives 0."""
+    v = var + epsilon
+    return jnp.where(v > 0, 1 / jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
+
+
+def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
+    h = h if scale is None else h * scale
+    return h if bias is None else h + bias
+
+
+class _Norm(NamedTuple):
+    """A norm as it is defined, with what its derivative needs."""
+
+    y: Array
+    mean: Array
+    var: Array
+    shift: Array
+    rstd: Array
+
+
+def _plain(spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where: Array | None) -> _Norm:
+    values = wide(x, where)
+    share = _moments.reciprocal(spec.pool.count(x, where))
+    if spec.centred:
+        found = _moments.compute(values, spec.pool, where, share)
+    else:
+        found = _moments.mean_square(values, spec.pool, share)
+    found = Moments(*(checkpoint_name(m, 'moments') for m in found))
+    rstd = _rstd(found.var, spec.epsilon)
+    d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
+    y = _affine(d * rstd, scale, bias)
+    y = y if where is None else jnp.where(where, y, 0)
+    return _Norm(y.astype(x.dtype), *found.reported(share), found.shift, rstd)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _lean(spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where: Array | None) -> tuple[Array, ...]:
+    return _plain(spec, x, scale, bias, where)[:3]
+
+
+def _lean_jvp(spec: _Spec, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
+    # saved for the backward pass: x, and two numbers a statistic (beside the parameter and the mask themselves)
+    x, scale, bias, where = primals
+    norm = _plain(spec, x, scale, bias, where)
+    rule = _Rule(spec, scale is not None, where is not None, next((p.shape for p in (scale, bias) if p is not None), ()))
+    kept = [x, norm.shift, norm.rstd, *(p for p in (scale, where) if p is not None)]
+    moving = [None if t is None or isinstance(t, SymbolicZero) else t for t in tangents[:3]]
+    out = norm[:3]
+    if all(t is None for t in moving):
+        return out, tuple(jnp.zeros_like(o) for o in out)
+    return out, tuple(linear(_Tangent(rule), _Cotangent(rule), kept, moving, results=3))
+
+
+_lean.defjvp(_lean_jvp, symbolic_zeros=True)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What the tangent of a norm and its transpose have in common."""
+
+    spec: _Spec
+    scaled: bool
+    masked: bool
+    shape: tuple[int, ...]  # of scale and bias, () where there are none
+
+    def unpack(self, residuals: Sequence[Array]) -> tuple[Array, Array, Array, Array | None, Array | None]:
+        x, shift, rstd, *rest = residuals
+        scale = rest.pop(0) if self.scaled else None
+        where = rest.pop(0) if self.masked else None
+        return x, shift, rstd, scale, where
+
+    def centred(self, x: Array, shift: Array, where: Array | None) -> Array:
+        return _moments.centre(wide(x, where), shift, where) if self.spec.centred else wide(x, where)
+
+
+@dataclass(frozen=True)
+class _Tangent:
+    """(dx, dscale, dbias) -> (dy, dmean, dvar): with h = d rstd, dh = rstd (dx - mean dx - h mean(h dx))."""
+
+    rule: _Rule
+
+    def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array]:
+        x, shift, rstd, scale, where = self.rule.unpack(residuals)
+        dx, dscale, dbias = operands
+        pool, centred = self.rule.spec.pool, self.rule.spec.centred
+        share = _moments.reciprocal(pool.count(x, where))
+        d = self.rule.centred(x, shift, where)
+        if centred:
+            d = d - pool.total(d) * share
+        h = d * rstd
+        dy = jnp.zeros_like(d)
+        dmean = dvar = jnp.zeros_like(rstd)
+        if dx is not None:
+            t = wide(dx, where)
+            if centred:
+                dmean = pool.total(t) * share
+                t = t - dmean
+            dvar = 2 * pool.total(d * t) * share
+            dy = _affine(rstd * (t - h * (rstd * dvar / 2)), scale, None)
+        if dscale is not None:
+            dy = dy + h * dscale
+        if dbias is not None:
+            dy = dy + dbias
+        dy = dy if where is None else jnp.where(where, dy, 0)
+        return [dy.astype(x.dtype), dmean, dvar]
+
+
+@dataclass(frozen=True)
+class _Cotangent:
+    """The transpose: with g the cotangent of y and gs = g scale, rstd (gs - mean gs - h mean(gs h)).
+
+    One product p = g d serves the row sums (contracted with the scale) and the column sums (contracted with rstd).
+    `offset`, by which `shift` misses the mean, enters by its small share in each sum, so that no pass waits for it.
+    """
+
+    rule: _Rule
+
+    def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array | None]:
+        # the barrier keeps XLA from merging this with the forward pass, which would keep its intermediates alive
+        residuals, operands = jax.lax.optimization_barrier((list(residuals), list(operands)))
+        x, shift, rstd, scale, where = self.rule.unpack(residuals)
+        g, gmean, gvar = operands
+        pool, centred = self.rule.spec.pool, self.rule.spec.centred
+        share = _moments.reciprocal(pool.count(x, where))
+        d = self.rule.centred(x, shift, where)
+        offset = _moments.contract(d, [None], pool.axes)[0] * share if centred else None
+        zero = jnp.zeros_like(d)
+        dx, dscale, dbias = zero, None, None
+        if g is not None:
+            g = wide(g, where)
+            p = jax.lax.optimization_barrier(g * d)
+            # where the parameters are constant along a pooled axis, it is summed before they come in
+            shape = self.rule.shape or (1,) * x.ndim
+            inner = tuple(a for a in pool.axes if shape[a] == 1)
+            rest = tuple(a for a in pool.axes if shape[a] != 1)
+            outer = tuple(a for a in range(x.ndim) if a not in pool.axes and shape[a] == 1)
+            (g_sum,), (p_sum,) = (_moments.contract(t, [None], inner) if inner else [t] for t in (g, p))
+            (q,) = _moments.contract(p_sum, [scale], rest)
+            gs = g if scale is None else g * scale
+            if offset is None:
+                dx = rstd * (gs - d * (q * rstd * rstd * share))
+                (dscale,), (dbias,) = _moments.contract(p_sum, [rstd], outer), _moments.contract(g_sum, [None], outer)
+            else:
+                (mean_gs,) = _moments.contract(g_sum, [scale], rest)
+                q = (q - offset * mean_gs) * (rstd * rstd * share)
+                dx = rstd * (gs - mean_gs * share - (d - offset) * q)
+                (dscale,) = _moments.contract(p_sum, [rstd], outer)
+                missed, dbias = _moments.contract(g_sum, [rstd * offset, None], outer)
+                dscale = dscale - missed
+        if gmean is not None and centred:
+            dx = dx + gmean * share
+        if gvar is not None:
+            dx = dx + 2 * gvar * share * (d if offset is None else d - offset)
+        dx = dx if where is None else jnp.where(where, dx, 0)
+        return [dx.astype(x.dtype), dscale, dbias]
+
+
+def _norm(
+    spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where: Array | None
+) -> tuple[Array, Array, Array]:
+    """(y, mean, var) of a norm; the moments keep the pooled axes."""
+    if spec.pool.axis_name is None:
+        return cast(Any, _lean(spec, x, scale, bias, where))
+
+    # over named axes JAX's own rules for collectives apply; checkpointing keeps what is saved as lean
+    @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names('moments'))
+    def over_devices(*arrays: Array | None) -> tuple[Array, Array, Array]:
+        return _plain(spec, *cast(Any, arrays))[:3]
+
+    return over_devices(x, scale, bias, where)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What the kernels share: parameters and masks in the rank of the input.
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def _parameter(op: str, argument: str, value: Any, shape: Sequence[int], axes: Sequence[int]) -> Array | None:
+    """A scale or bias in the rank of the input: along `axes` if it has just their sizes, else broadcast."""
+    if value is None:
+        return None
+    array = _checks.floating(op, argument, value)
+    own = tuple(shape[a] for a in axes)
+    if array.shape == own:
+        return array.reshape([s if a in axes else 1 for a, s in enumerate(shape)])
+    if not _checks.broadcasts(array.shape, shape):
+        raise ValueError(
+            f'{op}: {argument} must have the shape {own} or broadcast to the input shape {tuple(shape)}, '
+            f'got {array.shape}; give it one value for each element of axis {tuple(axes)}.'
+        )
+    return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+
+
+def _parameters(
+    op: str, scale: Any, bias: Any, shape: Sequence[int], axes: Sequence[int]
+) -> tuple[Array | None, Array | None]:
+    scale, bias = (_parameter(op, n, v, shape, axes) for n, v in (('scale', scale), ('bias', bias)))
+    if scale is not None and bias is not None and scale.shape != bias.shape:
+        scale, bias = jnp.broadcast_arrays(scale, bias)
+    return scale, bias
+
+
+def _epsilon(op: str, epsilon: Any) -> float:
+    return _checks.number(op, 'epsilon', epsilon, at_least=0)
+
+
+def _channels(op: str, x: Array, axis: Any) -> int:
+    """The channel axis of an input whose first axis is the batch."""
+    if x.ndim < 2:
+        raise ValueError(
+            f'{op}: x must have a batch axis and a channel axis, got the shape {x.shape}; add an axis with x[None].'
+        )
+    channel = _checks.one_axis(op, 'axis', axis, x.ndim)
+    if channel == 0:
+        raise ValueError(f'{op}: axis must not be 0, which is the batch, got {axis}; move the channels to another axis.')
+    return channel
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The kernels.
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@kernel(unit_out=(1, 2))
+def moments(
+    x: ArrayLike,
+    axis: Axes,
+    *,
+    where: ArrayLike | None = None,
+    keepdims: bool = False,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> tuple[Array, Array]:
+    x = cast(Array, x)
+    axes = _checks.axes('moments', 'axis', axis, x.ndim)
+    mask = _checks.mask('moments', 'where', where, x.shape)
+    pool = Pool(axes, _checks.axis_name('moments', axis_name), axis_index_groups)
+    _, mean, var = _norm(_Spec(pool, 0.0), x, None, None, mask)
+    return (mean, var) if keepdims else (mean.squeeze(axes), var.squeeze(axes))
+
+
+@kernel(unit_out=0)
+def standardize(x: ArrayLike, axis: Axes = -1, *, epsilon: float = 1e-5, where: ArrayLike | None = None) -> Array:
+    return _over('standardize', x, None, None, axis, epsilon, where, (None, None))
+
+
+def _over(
+    op: str, x: Any, scale: Any, bias: Any, axis: Any, epsilon: Any, where: Any, names: Any, centred: bool = True
+) -> Array:
+    """A norm over given axes, with parameters along the same."""
+    axes = _checks.axes(op, 'axis', axis, x.ndim)
+    scale, bias = _parameters(op, scale, bias, x.shape, axes)
+    spec = _Spec(Pool(axes, _checks.axis_name(op, names[0]), names[1]), _epsilon(op, epsilon), centred)
+    return _norm(spec, x, scale, bias, _checks.mask(op, 'where', where, x.shape))[0]
+
+
+@kernel(unit_out=0)
+def layer_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-6,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> Array:
+    return _over('layer_norm', x, scale, bias, axis, epsilon, where, (axis_name, axis_index_groups))
+
+
+@kernel(unit_out=0)
+def rms_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-6,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> Array:
+    return _over('rms_norm', x, scale, None, axis, epsilon, where, (axis_name, axis_index_groups), centred=False)
+
+
+@kernel(unit_out=0)
+def group_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    num_groups: int,
+    axis: int = -1,
+    epsilon: float = 1e-6,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> Array:
+    return _grouped('group_norm', x, scale, bias, num_groups, axis, epsilon, where, (axis_name, axis_index_groups))
+
+
+def _grouped(
+    op: str, x: Any, scale: Any, bias: Any, num_groups: int | None, axis: Any, epsilon: Any, where: Any, names: Any
+) -> Array:
+    """A norm of each sample over its groups of channels; None is a group a channel."""
+    channel = _channels(op, x, axis)
+    size = x.shape[channel]
+    groups = size if num_groups is None else _checks.integer(op, 'num_groups', num_groups)
+    if size % groups:
+        raise ValueError(
+            f'{op}: num_groups must divide the {size} channels of axis {channel}, got {groups}; '
+            f'choose one of {[n for n in range(1, size + 1) if size % n == 0]}.'
+        )
+
+    def split(t: Array | None) -> Array | None:
+        if t is None:
+            return None
+        parts = (groups, size // groups) if t.shape[channel] == size else (1, 1)
+        return t.reshape(*t.shape[:channel], *parts, *t.shape[channel + 1 :])
+
+    scale, bias = _parameters(op, scale, bias, x.shape, (channel,))
+    mask = _checks.mask(op, 'where', where, x.shape)
+    pool = Pool(tuple(a for a in range(1, x.ndim + 1) if a != channel), _checks.axis_name(op, names[0]), names[1])
+    y = _norm(_Spec(pool, _epsilon(op, epsilon)), cast(Array, split(x)), split(scale), split(bias), split(mask))[0]
+    return y.reshape(x.shape)
+
+
+@kernel(unit_out=0)
+def instance_norm(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-6,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> Array:
+    return _grouped('instance_norm', x, scale, bias, None, axis, epsilon, where, (axis_name, axis_index_groups))
+
+
+@kernel(unit_in={'mean': 1, 'var': 2}, unit_out=0)
+def batch_norm(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-5,
+    where: ArrayLike | None = None,
+) -> Array:
+    x = cast(Array, x)
+    channel = _checks.axes('batch_norm', 'axis', axis, x.ndim)
+    mean, var = (
+        cast(Array, _parameter('batch_norm', n, v, x.shape, channel)) for n, v in (('mean', mean), ('var', var))
+    )
+    scale, bias = _parameters('batch_norm', scale, bias, x.shape, channel)
+    rstd = _rstd(wide(var), _epsilon('batch_norm', epsilon))
+    mask = _checks.mask('batch_norm', 'where', where, x.shape)
+    y = _affine(_moments.centre(wide(x, mask), mean, mask) * rstd, scale, bias)
+    return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
+
+
+@kernel(unit_out=(0, 1, 2))
+def batch_norm_fit(
+    x: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-5,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> tuple[Array, Array, Array]:
+    op = 'batch_norm_fit'
+    x = cast(Array, x)
+    channel = _checks.axes(op, 'axis', axis, x.ndim)
+    axes = tuple(a for a in range(x.ndim) if a not in channel)
+    pool = Pool(axes, _checks.axis_name(op, axis_name), axis_index_groups)
+    if where is None and pool.count(x, None) == 1:
+        raise ValueError(
+            f'{op}: x must hold more than one value a channel, got the shape {x.shape} with channels on axis {channel}; '
+            'one value has no variance: use a larger batch, or batch_norm with given statistics.'
+        )
+    scale, bias = _parameters(op, scale, bias, x.shape, channel)
+    mask = _checks.mask(op, 'where', where, x.shape)
+    y, mean, var = _norm(_Spec(pool, _epsilon(op, epsilon)), x, scale, bias, mask)
+    return y, mean.squeeze(axes), var.squeeze(axes)

@@ -1,0 +1,217 @@
+"""The two base classes: an activation made from its function, and a norm that owns scale and bias."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import brainstate
+import jax.numpy as jnp
+
+from .. import _checks
+from .._typing import Array, ArrayLike, Axes, Result, Size
+
+
+def default(kernel: Callable[..., Any], argument: str) -> Any:
+    """The default of a kernel's argument, so that no default is written twice."""
+    return inspect.signature(kernel).parameters[argument].default
+
+
+class _Pickled(NamedTuple):
+    """A state on its way through pickle; brainstate's own hold references to the trace they were made in."""
+
+    kind: type
+    value: Any
+
+
+class Picklable:
+    """A module of plain attributes and states, as something that pickles."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            name: _Pickled(type(value), value.value) if isinstance(value, brainstate.State) else value
+            for name, value in vars(self).items()
+        }
+
+    def __setstate__(self, attributes: dict[str, Any]) -> None:
+        for name, value in attributes.items():
+            vars(self)[name] = value.kind(value.value) if isinstance(value, _Pickled) else value
+
+
+class Activation(Picklable, brainstate.nn.ElementWiseBlock):
+    """An activation as a module, made from its function: ``class ELU(Activation, fn=F.elu)``.
+
+    The constructor takes the function's hyperparameters, with its names, order and defaults; they become
+    attributes. A `where` of the function is the `mask` of the call.
+    """
+
+    fn: ClassVar[Callable[..., Any]]
+    _hyper: ClassVar[tuple[str, ...]] = ()
+    _aliases: ClassVar[dict[str, str]] = {}
+    _maskable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, fn: Callable[..., Any] | None = None, aliases: dict[str, str] | None = None) -> None:
+        super().__init_subclass__()
+        if fn is None:
+            return
+        _, *parameters = inspect.signature(fn).parameters.values()
+        cls.fn = staticmethod(fn)
+        cls._maskable = any(p.name == 'where' for p in parameters)
+        parameters = [p for p in parameters if p.name != 'where']
+        cls._hyper = tuple(p.name for p in parameters)
+        cls._aliases = aliases or {}
+        extra = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in ('in_size', 'name')]
+        cls.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
+        cls.__doc__ = _class_doc(cls.__doc__ or '', fn, cls._hyper)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        for alias, name in self._aliases.items():
+            if alias in kwargs:
+                if name in kwargs:
+                    raise TypeError(f'{cls.__name__}: {alias} is another name of {name}; pass only one of the two.')
+                kwargs[name] = kwargs.pop(alias)
+        try:
+            bound = inspect.signature(cls).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f'{cls.__name__}: {error}; the signature is {cls.__name__}{inspect.signature(cls)}.'
+            ) from None
+        bound.apply_defaults()
+        super().__init__(name=bound.arguments.pop('name'))
+        size = bound.arguments.pop('in_size')
+        if size is not None:
+            self.in_size = self.out_size = size
+        for name, value in bound.arguments.items():
+            setattr(self, name, value)
+
+    def update(self, x: ArrayLike, mask: ArrayLike | None = None) -> Result:
+        """Apply the function to `x`."""
+        options = {name: getattr(self, name) for name in self._hyper}
+        if self._maskable:
+            options['where'] = mask
+        elif mask is not None:
+            raise TypeError(
+                f'{type(self).__name__}: mask must be None for a function of single elements, '
+                f'got {_checks.describe(mask)}; multiply the result by it instead.'
+            )
+        return type(self).fn(x, **options)
+
+
+def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str]) -> str:
+    """A class docstring from that of the function: the same formula, defaults and reference, said once."""
+    arguments = ''.join(f'{name} :\n    As in `jaxnorm.functional.{fn.__name__}`.\n' for name in hyper)
+    return inspect.cleandoc(summary) + (f'\n\nParameters\n----------\n{arguments}' if arguments else '')
+
+
+class Normalization(Picklable, brainstate.nn.Module):
+    """A norm that owns scale and bias: one state ``{'scale', 'bias'}``, in brainstate's tree and shapes.
+
+    Parameters
+    ----------
+    in_size : int or tuple of int
+        An int: that many channels, any resolution. A tuple: the shape of the input without its batch, checked.
+    feature_axes : int or tuple of int
+        The axes of `in_size` along which scale and bias vary.
+    use_scale, use_bias : bool
+        Whether there are such parameters.
+    scale_init, bias_init : callable or array_like
+        A value, or ``f(shape)``.
+    param_type : type
+        The state class that holds them.
+    dtype : dtype, optional
+        The dtype of the result; by default that of the input.
+    name : str, optional
+        The name of the module.
+    """
+
+    #: the attribute that holds scale and bias, as brainstate calls it
+    _parameters: ClassVar[str] = 'weight'
+
+    def __init__(
+        self,
+        in_size: Size | None,
+        feature_axes: Axes = -1,
+        *,
+        aliases: dict[str, Any] | None = None,
+        use_scale: bool = True,
+        use_bias: bool = True,
+        scale_init: Any = 1.0,
+        bias_init: Any = 0.0,
+        param_type: type = brainstate.ParamState,
+        dtype: Any = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name=name)
+        op = type(self).__name__
+        size = _size(op, in_size, aliases or {})
+        self.any_resolution = not isinstance(size, tuple)
+        self.in_size = self.out_size = size
+        self.feature_axes = _checks.axes(op, 'feature_axis', feature_axes, len(self.in_size))
+        shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self.in_size))
+        wanted = {'bias': (use_bias, bias_init), 'scale': (use_scale, scale_init)}
+        values = {
+            key: _initial(op, f'{key}_init', init, shape)
+            for key, (use, init) in wanted.items()
+            if _checks.flag(op, f'use_{key}', use)
+        }
+        setattr(self, self._parameters, param_type(values) if values else None)
+        self.dtype = dtype
+
+    @property
+    def _affine(self) -> dict[str, Any]:
+        """Scale and bias, to be handed to a kernel by name."""
+        state = getattr(self, self._parameters)
+        return {} if state is None else dict(state.value)
+
+    def _result(self, y: Array) -> Array:
+        return y if self.dtype is None else y.astype(self.dtype)
+
+    def _check_shape(self, x: Any, ranks: Sequence[int] | None = None) -> None:
+        """Check the shape of an input against `in_size`; `ranks` lists what ranks may come where any resolution may."""
+        op, shape, size = type(self).__name__, jnp.shape(x), self.in_size
+        if ranks is not None and len(shape) not in ranks:
+            raise ValueError(
+                f'{op}: x must have rank {" or ".join(map(str, ranks))}, got the shape {shape}; '
+                'the batch comes first, then what in_size describes.'
+            )
+        if self.any_resolution:
+            axis = self._channel_axis
+            if len(shape) < (1 if axis < 0 else axis + 1) or shape[axis] != size[0]:
+                raise ValueError(
+                    f'{op}: x must have {size[0]} channels on axis {axis}, got the shape {shape}; '
+                    'change in_size or move the channels there.'
+                )
+        elif tuple(shape[len(shape) - len(size) :]) != tuple(size) or len(shape) < len(size):
+            raise ValueError(
+                f'{op}: x must end in the shape {tuple(size)} given as in_size, got {shape}; '
+                'give in_size as an int to allow any resolution.'
+            )
+
+    @property
+    def _channel_axis(self) -> int:
+        """The channel axis of an input, batch included."""
+        raise NotImplementedError
+
+
+def _size(op: str, in_size: Any, aliases: dict[str, Any]) -> int | tuple[int, ...]:
+    """`in_size`, or what was given under another library's name for it."""
+    given = {n: v for n, v in {'in_size': in_size, **aliases}.items() if v is not None}
+    if len(given) != 1:
+        names = ' or '.join(['in_size', *aliases])
+        raise TypeError(f'{op}: {names} must be given once, got {sorted(given) or "none"}; pass for example in_size=64.')
+    ((argument, size),) = given.items()
+    if isinstance(size, Sequence) and not isinstance(size, str):
+        if not size:
+            raise ValueError(f'{op}: {argument} must not be empty, got {size!r}; pass for example 64.')
+        return tuple(_checks.integer(op, argument, s) for s in size)
+    return _checks.integer(op, argument, size)
+
+
+def _initial(op: str, argument: str, init: Any, shape: tuple[int, ...]) -> Array:
+    """The initial value of a parameter."""
+    value = jnp.asarray(init(shape) if callable(init) else init, brainstate.environ.dftype())
+    if not _checks.broadcasts(value.shape, shape):
+        raise ValueError(
+            f'{op}: {argument} must give the shape {shape}, got {value.shape}; return an array of that shape.'
+        )
+    return jnp.broadcast_to(value, shape)
