@@ -4,7 +4,7 @@ For every one of them f(x) - f(-x) = x, and so f'(x) + f'(-x) = 1: the negative 
 relative errors show, is computed from y = |x|, and the positive side follows by one subtraction.
 """
 
-import math
+import struct
 from typing import Any
 
 import jax.numpy as jnp
@@ -164,15 +164,102 @@ def _erf_gelu_slope(x: Array) -> Array:
     return _slope_by_symmetry(x, _bell(y, shift) * (_from_root(y, root) * bend) * 2.0**-shift)
 
 
-# 2 sqrt(2 / pi) and 0.044715 times it
-_LINEAR = 1.595769121605730711759784
-_CUBIC = 0.07135481627260024877633875
+# The tanh form is x sigmoid(t) with t = 2 sqrt(2 / pi) (x + 0.044715 x**3).
+_LINEAR = 1.59576912160573071175978
+_CUBIC = 0.0713548162726002487763388
+# where its slope is zero, and exp(-t) there
+_TANH_ROOT = (0.7524614334106445, -1.1339628272762046e-08)
+_TANH_ROOT64 = (0.7524614220710163, -3.635560509207687e-17)
+_TANH_ROOT_EXP = 0.29195521191476713459
+
+
+def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a + b` in two parts."""
+    total = a + b
+    behind = total - a
+    return total, (a - (total - behind)) + (b - behind)
 
 
 def _cubic(y: Array) -> tuple[Array, Array]:
-    """`_LINEAR * y + _CUBIC * y**3` in two parts."""
-    square, rest = elementary.product(y, y)
-    whole = square + rest
-    front = elementary.head(whole)
-    steep, flat = (jnp.asarray(c, y.dtype) for c in (_CUBIC, _LINEAR))
-    raise NotImplementedError
+    """t(y) in two parts: near 88, half an ulp of t would be 30 ulp of exp(-t)."""
+    steep, flat = (c if y.dtype == jnp.float64 else _nearest32(c) for c in (_CUBIC, _LINEAR))
+    square, lost = _two_sum(*elementary.product(y, y))
+    curve, rest = _two_sum(*elementary.product(square, jnp.full_like(y, steep)))
+    rest = rest + (square * (_CUBIC - steep) + lost * steep)
+    factor, more = _two_sum(jnp.full_like(y, flat), curve)
+    more = more + (rest + (_LINEAR - flat))
+    t, less = _two_sum(*elementary.product(factor, y))
+    return t, less + more * y
+
+
+def _nearest32(value: float) -> float:
+    return struct.unpack('f', struct.pack('f', value))[0]
+
+
+def _tanh_gelu(x: Array) -> Array:
+    shift = elementary.format_of(x).spare
+    y = jnp.minimum(jnp.abs(x), 22.0 if x.dtype == jnp.float64 else 12.0)
+    t, rest = _cubic(y)
+    return _by_symmetry(x, _lifted_sigmoid_times(y, elementary.exp(-t, -rest, shift), shift))
+
+
+# With u = exp(-t(y)) the slope at -y is u (1 + u - y t') / (1 + u)**2. As for silu, the bracket is written from its
+# root r: r t'(r) - y t'(y) = (r - y) (a + 3 b (r² + r y + y²)) and t(r) - t(y) = (r - y) (a + b (r² + r y + y²)).
+def _tanh_gelu_slope(x: Array) -> Array:
+    root = _two_parts(x.dtype, _TANH_ROOT, _TANH_ROOT64)
+    shift = elementary.format_of(x).spare
+    y = jnp.minimum(elementary.magnitude(x), 22.0 if x.dtype == jnp.float64 else 12.0)
+    t, rest = _cubic(y)
+    exponential = elementary.exp(-t, -rest, shift)
+    ahead = _from_root(y, root)
+    squares = root[0] * root[0] + y * (root[0] + y)
+    rise = _rise(exponential * 2.0**-shift, _TANH_ROOT_EXP, ahead * (_LINEAR + _CUBIC * squares))
+    return _slope_by_symmetry(x, _left_slope(ahead * (_LINEAR + 3 * _CUBIC * squares) + rise, exponential, shift))
+
+
+@elementwise
+def gelu(x: ArrayLike, approximate: bool = False) -> Array:
+    r"""Gaussian error linear unit.
+
+    .. math:: \mathrm{gelu}(x) = x \, \Phi(x) = \frac{x}{2} \left(1 + \mathrm{erf} \frac{x}{\sqrt 2}\right)
+
+    Parameters
+    ----------
+    x : array of any shape
+        Dimensionless.
+    approximate : bool
+        Use the tanh form, ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))``, which differs by up to 4.7e-4.
+
+    Returns
+    -------
+    array
+        Same shape and dtype as `x`; in [-0.17, inf).
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array of real numbers or has a unit, or `approximate` is not a bool.
+
+    Notes
+    -----
+    Value and slope within 4 ulp in float32, 0.6 ulp in bfloat16 and float16, 8 ulp in float64, in the left tail too:
+    exp(-x²/2) is taken with the square carried in two parts.
+
+    References
+    ----------
+    Hendrycks and Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> gelu(jnp.array([0.0, jnp.inf])).tolist()
+    [0.0, inf]
+    >>> bool(gelu(-jnp.inf) == 0)
+    True
+    """
+    return _tanh_gelu(x) if _checks.flag('gelu', 'approximate', approximate) else _erf_gelu(x)
+
+
+@gelu.derivative
+def _gelu_slope(x: Array, approximate: bool = False) -> Array:
+    return _tanh_gelu_slope(x) if approximate else _erf_gelu_slope(x)
