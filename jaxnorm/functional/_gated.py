@@ -30,8 +30,11 @@ def _two_parts(dtype: Any, parts: tuple[float, float], double: tuple[float, floa
 
 
 def _from_root(y: Array, root: tuple[float, float]) -> Array:
-    """`root - y` with full relative precision, the root given in two parts."""
-    return (root[0] - y) + root[1]
+    """`root - y` with full relative precision, the root given in two parts.
+
+    The second part counts where y is near the root; as a multiple of y, for compilers add up two constants.
+    """
+    return (root[0] - y) + y * (root[1] / root[0])
 
 
 def _lifted_sigmoid_times(y: Array, exponential: Array, shift: int) -> Array:
@@ -40,9 +43,9 @@ def _lifted_sigmoid_times(y: Array, exponential: Array, shift: int) -> Array:
 
 
 def _left_slope(bent: Array, exponential: Array, shift: int) -> Array:
-    """u * bent / (1 + u)**2, given u * 2**shift."""
-    whole = 1 + exponential * 2.0**-shift
-    return exponential * (bent / (whole * whole)) * 2.0**-shift
+    """u * bent / (1 + u)**2, given u * 2**shift; as v - v² with v = u / (1 + u), which rounds least."""
+    v = exponential / (1 + exponential * 2.0**-shift)
+    return (v - v * (v * 2.0**-shift)) * bent * 2.0**-shift
 
 
 def _rise(u: Array, base: float, exponent: Array) -> Array:
@@ -99,7 +102,7 @@ def silu(x: ArrayLike) -> Array:
 # 1 + u - y = (r - y) + (u - exp(-r)): two terms of one sign, and no digit is lost.
 @silu.derivative
 def _silu_slope(x: Array) -> Array:
-    root = _two_parts(x.dtype, (1.2784645557403564, -1.2979282537628478e-08), (1.2784645427610737, 1.0946994183093e-16))
+    root = _two_parts(x.dtype, (1.2784645557403564, -1.297928265020314e-08), (1.2784645427610737, 1.0946994183093437e-16))
     shift = elementary.format_of(x).spare
     y = jnp.minimum(elementary.magnitude(x), -elementary.lowest(x, shift))
     exponential = elementary.exp(-y, shift=shift)
@@ -148,8 +151,8 @@ def _erf_gelu(x: Array) -> Array:
     double = x.dtype == jnp.float64
     a = 5.0 if double else 4.0
     y = jnp.minimum(jnp.abs(x), 39.5 if double else 15.0)
-    w = 1 / (y + a)
-    return _by_symmetry(x, _bell(y) * (y * w * elementary.polynomial(1 - 2 * a * w, _TAIL64 if double else _TAIL)))
+    tail = elementary.polynomial(1 - 2 * a / (y + a), _TAIL64 if double else _TAIL)
+    return _by_symmetry(x, _bell(y) * (y * tail / (y + a)))
 
 
 # gelu'(-y) = Phi(-y) - y phi(y) = exp(-y**2 / 2) (r - y) S(y) with a positive S: right to the last digits at
@@ -157,7 +160,7 @@ def _erf_gelu(x: Array) -> Array:
 def _erf_gelu_slope(x: Array) -> Array:
     double = x.dtype == jnp.float64
     a = 5.0 if double else 4.0
-    root = _two_parts(x.dtype, (0.7517915368080139, -1.211444988769017e-08), (0.7517915246935645, -1.49567591770e-16))
+    root = _two_parts(x.dtype, (0.7517915368080139, -1.211444945855772e-08), (0.7517915246935645, -1.4956759177009883e-17))
     shift = elementary.format_of(x).spare
     y = jnp.minimum(elementary.magnitude(x), 39.5 if double else 15.0)
     bend = elementary.polynomial(1 - 2 * a / (y + a), _BEND64 if double else _BEND)
@@ -167,6 +170,9 @@ def _erf_gelu_slope(x: Array) -> Array:
 # The tanh form is x sigmoid(t) with t = 2 sqrt(2 / pi) (x + 0.044715 x**3).
 _LINEAR = 1.59576912160573071175978
 _CUBIC = 0.0713548162726002487763388
+# what double precision leaves of the two
+_LINEAR_REST = -9.96930880911092e-17
+_CUBIC_REST = -6.175149918155315e-19
 # where its slope is zero, and exp(-t) there
 _TANH_ROOT = (0.7524614334106445, -1.1339628272762046e-08)
 _TANH_ROOT64 = (0.7524614220710163, -3.635560509207687e-17)
@@ -185,9 +191,9 @@ def _cubic(y: Array) -> tuple[Array, Array]:
     steep, flat = (c if y.dtype == jnp.float64 else _nearest32(c) for c in (_CUBIC, _LINEAR))
     square, lost = _two_sum(*elementary.product(y, y))
     curve, rest = _two_sum(*elementary.product(square, jnp.full_like(y, steep)))
-    rest = rest + (square * (_CUBIC - steep) + lost * steep)
+    rest = rest + (square * (_CUBIC - steep + _CUBIC_REST) + lost * steep)
     factor, more = _two_sum(jnp.full_like(y, flat), curve)
-    more = more + (rest + (_LINEAR - flat))
+    more = more + (rest + (_LINEAR - flat + _LINEAR_REST))
     t, less = _two_sum(*elementary.product(factor, y))
     return t, less + more * y
 

@@ -133,7 +133,7 @@ def tanh(x: ArrayLike) -> Array:
     >>> tanh(jnp.array([-jnp.inf, 0.0, jnp.inf])).tolist()
     [-1.0, 0.0, 1.0]
     """
-    fall = -elementary.expm1(-2 * jnp.abs(x))
+    fall = jnp.abs(elementary.expm1(-2 * jnp.abs(x)))
     return elementary.with_sign(fall / (2 - fall), x)
 
 
