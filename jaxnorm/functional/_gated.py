@@ -192,7 +192,7 @@ def _cubic(y: Array) -> tuple[Array, Array]:
     square, lost = _two_sum(*elementary.product(y, y))
     curve, rest = _two_sum(*elementary.product(square, jnp.full_like(y, steep)))
     rest = rest + (square * (_CUBIC - steep + _CUBIC_REST) + lost * steep)
-    factor, more = _two_sum(jnp.full_like(y, flat), curve)
+    factor, more = _two_sum(curve, jnp.full_like(y, flat))  # this way round, for compilers fold constants
     more = more + (rest + (_LINEAR - flat + _LINEAR_REST))
     t, less = _two_sum(*elementary.product(factor, y))
     return t, less + more * y
