@@ -265,6 +265,53 @@ def moments(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
 ) -> tuple[Array, Array]:
+    r"""Mean and biased variance over axes.
+
+    .. math:: \mu = \frac{1}{n} \sum_i x_i, \qquad \sigma^2 = \frac{1}{n} \sum_i (x_i - \mu)^2
+
+    Parameters
+    ----------
+    x : array, any shape
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    axis : int or tuple of int
+        The axes to reduce.
+    where : bool array, optional
+        What counts, broadcast to `x`. Nothing elsewhere (nan included) touches any
+        result or gradient.
+    keepdims : bool
+        Whether the reduced axes stay, with size one.
+    axis_name, axis_index_groups : optional
+        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+        element counting once.
+
+    Returns
+    -------
+    mean, var : arrays
+        At least float32; the mean has the unit of `x`, the variance its square. nan where nothing counts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`.
+
+    Notes
+    -----
+    Values are centred twice, which is exact where E[x²] - E[x]² loses every digit; gradients save `x` and two numbers a
+    statistic.
+
+    References
+    ----------
+    Chan, Golub & LeVeque, "Algorithms for computing the sample variance", The American Statistician 37, 1983.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(6.0).reshape(3, 2)
+    >>> [m.tolist() for m in F.moments(x, 0)]
+    [[2.0, 3.0], [2.666..., 2.666...]]
+    """
     x = cast(Array, x)
     axes = _checks.axes('moments', 'axis', axis, x.ndim)
     mask = _checks.mask('moments', 'where', where, x.shape)
@@ -275,6 +322,51 @@ def moments(
 
 @kernel(unit_out=0)
 def standardize(x: ArrayLike, axis: Axes = -1, *, epsilon: float = 1e-5, where: ArrayLike | None = None) -> Array:
+    r"""Centre and scale to variance one.
+
+    .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}}
+
+    Parameters
+    ----------
+    x : array, any shape
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    axis : int or tuple of int
+        The axes to reduce, and those along which each slice is standardized.
+    epsilon : float
+        Added to the variance, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`, dimensionless.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`.
+
+    Notes
+    -----
+    Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
+    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant slice gives zeros (then the
+    bias) and finite gradients, also at epsilon 0.
+
+    References
+    ----------
+    LeCun, Bottou, Orr & Müller, "Efficient BackProp", 1998, section 4.3.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(6.0).reshape(2, 3)
+    >>> bool(abs(F.standardize(x).mean()) < 1e-6)
+    True
+    """
     return _over('standardize', x, None, None, axis, epsilon, where, (None, None))
 
 
@@ -300,6 +392,56 @@ def layer_norm(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
 ) -> Array:
+    r"""Layer normalization: each sample by the mean and variance over its features.
+
+    .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \, \gamma + \beta
+
+    Parameters
+    ----------
+    x : array, any shape
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    scale, bias : array, optional
+        One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
+    axis : int or tuple of int
+        The axes to reduce, and those along which scale and bias lie.
+    epsilon : float
+        Added to the variance, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+    axis_name, axis_index_groups : optional
+        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+        element counting once.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`, dimensionless.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`.
+
+    Notes
+    -----
+    Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
+    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant row gives zeros (then the
+    bias) and finite gradients, also at epsilon 0.
+
+    References
+    ----------
+    Ba, Kiros & Hinton, "Layer normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(6.0).reshape(2, 3)
+    >>> F.layer_norm(x, jnp.ones(3), jnp.zeros(3)).round(3).tolist()
+    [[-1.225, 0.0, 1.225], [-1.225, 0.0, 1.225]]
+    """
     return _over('layer_norm', x, scale, bias, axis, epsilon, where, (axis_name, axis_index_groups))
 
 
@@ -314,6 +456,55 @@ def rms_norm(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
 ) -> Array:
+    r"""RMS normalization: each sample by the root of its mean square.
+
+    .. math:: y = \frac{x}{\sqrt{\frac{1}{n} \sum_i x_i^2 + \epsilon}} \, \gamma
+
+    Parameters
+    ----------
+    x : array, any shape
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    scale : array, optional
+        One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
+    axis : int or tuple of int
+        The axes to reduce, and those along which the scale lies.
+    epsilon : float
+        Added to the mean square, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+    axis_name, axis_index_groups : optional
+        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+        element counting once.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`, dimensionless.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`.
+
+    Notes
+    -----
+    The mean square is taken in at least float32; the result is within 2e-7 (float32). The backward pass keeps `x` and
+    one number a row, beside a zero. A row of zeros gives zeros and finite gradients, also at epsilon 0.
+
+    References
+    ----------
+    Zhang & Sennrich, "Root mean square layer normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(6.0).reshape(2, 3)
+    >>> bool(abs((F.rms_norm(x) ** 2).mean() - 1) < 1e-5)
+    True
+    """
     return _over('rms_norm', x, scale, None, axis, epsilon, where, (axis_name, axis_index_groups), centred=False)
 
 
@@ -330,6 +521,59 @@ def group_norm(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
 ) -> Array:
+    r"""Group normalization: each sample by the mean and variance of groups of its channels.
+
+    .. math:: y = \frac{x - \mu_g}{\sqrt{\sigma_g^2 + \epsilon}} \, \gamma + \beta
+
+    Parameters
+    ----------
+    x : array, batch first
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    scale, bias : array, optional
+        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
+    num_groups : int
+        The number of groups; it divides the number of channels.
+    axis : int
+        The channels; the first axis is the batch.
+    epsilon : float
+        Added to the variance, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+    axis_name, axis_index_groups : optional
+        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+        element counting once.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`, dimensionless.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`,
+        an input without batch and channels, or groups that do not divide the channels.
+
+    Notes
+    -----
+    Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
+    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant group gives zeros (then the
+    bias) and finite gradients, also at epsilon 0.
+
+    References
+    ----------
+    Wu & He, "Group normalization", 2018, arXiv:1803.08494.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(24.0).reshape(2, 3, 4)
+    >>> F.group_norm(x, num_groups=2).shape
+    (2, 3, 4)
+    """
     return _grouped('group_norm', x, scale, bias, num_groups, axis, epsilon, where, (axis_name, axis_index_groups))
 
 
@@ -371,6 +615,57 @@ def instance_norm(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
 ) -> Array:
+    r"""Instance normalization: each channel of each sample by its own mean and variance.
+
+    .. math:: y = \frac{x - \mu_{nc}}{\sqrt{\sigma_{nc}^2 + \epsilon}} \, \gamma + \beta
+
+    Parameters
+    ----------
+    x : array, batch first
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    scale, bias : array, optional
+        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
+    axis : int
+        The channels; the first axis is the batch.
+    epsilon : float
+        Added to the variance, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+    axis_name, axis_index_groups : optional
+        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+        element counting once.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`, dimensionless.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`,
+        or an input without batch and channels.
+
+    Notes
+    -----
+    Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
+    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant channel gives zeros (then the
+    bias) and finite gradients, also at epsilon 0.
+
+    References
+    ----------
+    Ulyanov, Vedaldi & Lempitsky, "Instance normalization", 2016, arXiv:1607.08022.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(24.0).reshape(2, 3, 4)
+    >>> F.instance_norm(x).shape
+    (2, 3, 4)
+    """
     return _grouped('instance_norm', x, scale, bias, None, axis, epsilon, where, (axis_name, axis_index_groups))
 
 
@@ -386,6 +681,53 @@ def batch_norm(
     epsilon: float = 1e-5,
     where: ArrayLike | None = None,
 ) -> Array:
+    r"""Batch normalization with given statistics, as while evaluating.
+
+    .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \, \gamma + \beta
+
+    Parameters
+    ----------
+    x : array, any shape
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    mean, var : array
+        One value for each channel, in the unit of `x` and in its square.
+    scale, bias : array, optional
+        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
+    axis : int or tuple of int
+        The channels; all other axes are the batch.
+    epsilon : float
+        Added to the variance, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`, dimensionless.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`.
+
+    Notes
+    -----
+    Arithmetic is in at least float32. A variance of 0 at epsilon 0 gives the bias, not nan.
+
+    References
+    ----------
+    Ioffe & Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(4.0).reshape(2, 2)
+    >>> F.batch_norm(x, jnp.ones(2), jnp.ones(2), epsilon=0.0).tolist()
+    [[-1.0, 0.0], [1.0, 2.0]]
+    """
     x = cast(Array, x)
     channel = _checks.axes('batch_norm', 'axis', axis, x.ndim)
     mean, var = (
@@ -410,6 +752,60 @@ def batch_norm_fit(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
 ) -> tuple[Array, Array, Array]:
+    r"""Batch normalization by the batch's own statistics, as while fitting.
+
+    .. math:: y = \frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} \, \gamma + \beta
+
+    Parameters
+    ----------
+    x : array, any shape
+        Real numbers; integers become the default float. A Quantity may have any unit.
+    scale, bias : array, optional
+        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
+    axis : int or tuple of int
+        The channels; all other axes are the batch.
+    epsilon : float
+        Added to the variance, in the square of the unit of `x`.
+    where : bool array, optional
+        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+        result or gradient.
+    axis_name, axis_index_groups : optional
+        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+        element counting once.
+
+    Returns
+    -------
+    y : array
+        Shape and dtype of `x`, dimensionless.
+    mean, var : arrays
+        The batch's moments, one a channel, at least float32, in the unit of `x` and in its square; differentiable.
+        nan where nothing counts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+        from 0 on, an unbound `axis_name`,
+        or one value a channel.
+
+    Notes
+    -----
+    Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
+    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant channel gives zeros (then the
+    bias) and finite gradients, also at epsilon 0.
+
+    References
+    ----------
+    Ioffe & Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> x = jnp.arange(6.0).reshape(3, 2)
+    >>> [m.tolist() for m in F.batch_norm_fit(x)[1:]]
+    [[2.0, 3.0], [2.666..., 2.666...]]
+    """
     op = 'batch_norm_fit'
     x = cast(Array, x)
     channel = _checks.axes(op, 'axis', axis, x.ndim)

@@ -1,0 +1,177 @@
+"""What holds for every activation: values, slopes, limits, dtypes, transformations, residuals, units."""
+
+import brainunit as u
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import saved_residuals  # type: ignore[attr-defined]
+
+each = pytest.mark.parametrize('case', cases.ACTIVATIONS, ids=cases.id_of)
+every = pytest.mark.parametrize('case', [*cases.ACTIVATIONS, *cases.OVER_AXIS], ids=cases.id_of)
+GRID = np.concatenate([np.linspace(-12, 12, 241), [-1e-3, 1e-3, -1e-6, 1e-6, 50.0, -50.0]])
+#: unit roundoff: half a unit in the last place, relative
+ROUNDOFF = {'float64': 2.0**-53, 'float32': 2.0**-24, 'bfloat16': 2.0**-8, 'float16': 2.0**-11}
+
+
+def apply(case):
+    return lambda x: case.function(x, **case.arguments)
+
+
+@every
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
+def test_value(case, dtype):
+    x = jnp.asarray(GRID, dtype)
+    y = apply(case)(x)
+    assert y.dtype == x.dtype
+    assert y.shape == x.shape
+    expected = case.reference(np.asarray(x, np.float64), **case.arguments)
+    # 4 ulp in float32, a rounding in the narrow ones (test_accuracy.py measures ulp by ulp); what is below the
+    # least normal number may be flushed to zero
+    tolerance = (8 if dtype == 'float32' else 1.2) * ROUNDOFF[dtype]
+    np.testing.assert_allclose(np.asarray(y, np.float64), expected, tolerance, 1.2 * float(jnp.finfo(dtype).tiny))
+
+
+@every
+def test_value_in_double(case, x64):
+    y = apply(case)(jnp.asarray(GRID))
+    assert y.dtype == jnp.float64
+    # the references themselves are a few ulp off in their tails
+    np.testing.assert_allclose(y, case.reference(GRID, **case.arguments), 2e-13, 1e-300)
+
+
+@each
+def test_slope_in_double_is_that_of_the_definition(case, x64):
+    x = jnp.asarray(GRID[np.abs(GRID) > 1e-2])
+    x = x[jnp.abs(x - 6) > 1e-2]
+    h = 1e-5
+    f = case.reference
+    slope = (f(np.asarray(x + h), **case.arguments) - f(np.asarray(x - h), **case.arguments)) / (2 * h)
+    got = jax.vmap(jax.grad(apply(case)))(x)
+    assert got.dtype == jnp.float64
+    # a central difference is off by f''' h² / 6 and by rounding over h
+    np.testing.assert_allclose(got, slope, 1e-9, 1e-9)
+
+
+@each
+def test_forward_and_reverse_and_second_derivatives_agree(case, x64):
+    f = apply(case)
+    x = jnp.asarray([-7.3, -2.0, -0.7, -0.1, 0.2, 1.1, 3.0, 8.0])
+    reverse = jax.vmap(jax.grad(f))(x)
+    np.testing.assert_allclose(jax.jvp(f, (x,), (jnp.ones_like(x),))[1], reverse, 1e-14)
+    np.testing.assert_allclose(jax.linearize(f, x)[1](jnp.ones_like(x)), reverse, 1e-14)
+    np.testing.assert_allclose(jax.vmap(jax.grad(jax.checkpoint(f)))(x), reverse, 1e-14)
+    total = lambda v: f(v).sum()  # noqa: E731
+    second = jnp.diag(jax.jacfwd(jax.grad(total))(x))
+    for nested in (jax.jacrev(jax.grad(total)), jax.jacrev(jax.jacfwd(total))):
+        np.testing.assert_allclose(jnp.diag(nested(x)), second, 1e-12, 1e-14)
+    slope = lambda v: jax.vmap(jax.grad(f))(v)  # noqa: E731
+    np.testing.assert_allclose(second, (slope(x + 1e-6) - slope(x - 1e-6)) / 2e-6, 1e-7, 1e-8)
+
+
+@each
+def test_limits(case):
+    f = apply(case)
+    y, slope = jax.vmap(jax.value_and_grad(f))(jnp.asarray([-jnp.inf, jnp.inf, jnp.nan]))
+    np.testing.assert_allclose(y[:2], case.limits, 4e-7)
+    assert jnp.isnan(y[2])
+    if case.name != 'selu':
+        expected = [case.arguments.get('negative_slope', case.slope_limits[0]), case.slope_limits[1]]
+        np.testing.assert_allclose(slope[:2], expected, 1e-7)
+    assert jnp.isfinite(slope[:2]).all()
+
+
+@each
+def test_kinks_and_sign_of_zero(case):
+    for at, slope in case.kinks.items():
+        assert jax.grad(apply(case))(at) == pytest.approx(slope, rel=1e-7)
+    y = apply(case)(jnp.asarray([0.0, -0.0]))
+    if case.name in ('elu', 'selu', 'gelu', 'silu', 'tanh'):
+        assert np.signbit(np.asarray(y)).tolist() == [False, True]
+
+
+@every
+def test_jit_vmap_and_eager_agree(case):
+    x = jnp.linspace(-3, 3, 24).reshape(4, 6)
+    y = apply(case)(x)
+    np.testing.assert_allclose(jax.jit(apply(case))(x), y, 1e-6)
+    np.testing.assert_allclose(jax.vmap(apply(case))(x), y, 1e-6)
+    assert apply(case)(np.asarray(x)).dtype == jnp.float32
+    assert apply(case)(jnp.arange(4)).dtype == jnp.float32
+    assert apply(case)(jnp.zeros((0, 3))).shape == (0, 3)
+
+
+@every
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_saves_at_most_its_input(case, dtype):
+    x = jnp.ones((8, 16), dtype)
+    saved = [a for a, _ in saved_residuals(apply(case), x) if a.size > 1]
+    if getattr(case, 'residual', 'input') == 'mask':
+        assert [str(a.dtype) for a in saved] == ['bool']
+    else:
+        assert sum(a.size * a.dtype.itemsize for a in saved) <= x.nbytes
+
+
+@each
+def test_units(case):
+    x = jnp.asarray([-1.0, 2.0])
+    f = apply(case)
+    if case.keeps_unit:
+        y = f(x * u.mV)
+        assert y.unit == u.mV
+        np.testing.assert_array_equal(y.mantissa, f(x))
+    else:
+        with pytest.raises(TypeError, match=rf'{case.name}: x must be dimensionless, got a Quantity in mV'):
+            f(x * u.mV)
+    np.testing.assert_array_equal(f(u.Quantity(x)), f(x))
+
+
+@pytest.mark.parametrize(
+    ('name', 'argument', 'value'),
+    [('leaky_relu', 'negative_slope', 0.2), ('elu', 'alpha', 1.5), ('softplus', 'beta', 1.7)],
+)
+def test_learned_hyperparameters(name, argument, value, x64):
+    f = getattr(cases.F, name)
+    reference = getattr(cases.ref, name)
+    x = jnp.linspace(-4, 4, 20).reshape(4, 5) + 0.01
+    learned = value + jnp.arange(5) / 10
+    np.testing.assert_allclose(f(x, learned), reference(np.asarray(x), np.asarray(learned)), 1e-12)
+    got = jax.grad(lambda p: (f(x, **{argument: p}) ** 2).sum())(learned)
+    h = 1e-6
+    expected = [
+        ((f(x, learned.at[i].add(h)) ** 2).sum() - (f(x, learned.at[i].add(-h)) ** 2).sum()) / (2 * h)
+        for i in range(5)
+    ]
+    np.testing.assert_allclose(got, expected, 1e-7)
+    assert jnp.isfinite(jax.grad(lambda p: f(jnp.inf, p))(value)) or name == 'softplus'
+    with pytest.raises(ValueError, match=rf'{name}: {argument} must broadcast to the input shape \(4, 5\), got \(3,\)'):
+        f(x, jnp.ones(3))
+
+
+@pytest.mark.parametrize('case', cases.OVER_AXIS, ids=cases.id_of)
+@pytest.mark.parametrize('axis', [0, -1, (0, 1)])
+def test_over_an_axis(case, axis, x64):
+    x = np.random.default_rng(0).normal(size=(3, 4))
+    np.testing.assert_allclose(case.function(x, axis=axis), case.reference(x, axis), 1e-13)
+    peer = getattr(jax.nn, case.name)
+    weight = np.random.default_rng(1).normal(size=(3, 4))
+    ours, theirs = (jax.grad(lambda v, f=f: (f(v, axis=axis) * weight).sum()) for f in (case.function, peer))
+    np.testing.assert_allclose(ours(x), theirs(x), 1e-12, 1e-14)
+    np.testing.assert_allclose(jax.hessian(lambda v: (case.function(v, axis=axis) * weight).sum())(x),
+                               jax.hessian(lambda v: (peer(v, axis=axis) * weight).sum())(x), 1e-11, 1e-14)  # fmt: skip
+
+
+def test_softmax_limits_and_masks():
+    softmax = cases.F.softmax
+    np.testing.assert_array_equal(softmax(jnp.asarray([0.0, jnp.inf, 1.0])), [0, 1, 0])
+    np.testing.assert_array_equal(softmax(jnp.asarray([jnp.inf, jnp.inf, 1.0])), [0.5, 0.5, 0])
+    np.testing.assert_allclose(softmax(jnp.full(4, -jnp.inf)), np.full(4, 0.25))
+    assert jnp.isnan(softmax(jnp.asarray([jnp.nan, 1.0]))).all()
+    x = jnp.asarray([[1.0, jnp.nan, 2.0], [jnp.nan, jnp.nan, jnp.nan]])
+    mask = ~jnp.isnan(x)
+    y, pull = jax.vjp(lambda v: softmax(v, where=mask), x)
+    np.testing.assert_allclose(y[0, ::2], softmax(jnp.asarray([1.0, 2.0])), 1e-6)
+    assert y[0, 1] == 0
+    assert (y[1] == 0).all()
+    assert jnp.isfinite(pull(jnp.ones_like(y))[0]).all()
