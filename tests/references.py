@@ -31,7 +31,7 @@ def selu(x):
 
 def gelu(x, approximate=False):
     if approximate:
-        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+        return x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))  # (1 + tanh u) / 2 = sigmoid(2 u)
     return x * 0.5 * np.vectorize(lambda v: math.erfc(-v / math.sqrt(2)))(x)
 
 
@@ -57,9 +57,12 @@ def softmax(x, axis=-1, where=None):
     return e / np.maximum(e.sum(axis, keepdims=True), 1e-300)
 
 
-def log_softmax(x, axis=-1, where=None):
-    with np.errstate(divide='ignore'):
-        return np.log(softmax(x, axis, where))
+def log_softmax(x, axis=-1):
+    m = np.max(x, axis, keepdims=True)
+    others = np.exp(x - m).sum(axis, keepdims=True) - 1 if (x == m).sum() != 1 else np.where(
+        x == m, 0, np.exp(x - m)
+    ).sum(axis, keepdims=True)
+    return (x - m) - np.log1p(others)
 
 
 def moments(x, axis, where=None):

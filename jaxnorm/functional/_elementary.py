@@ -178,3 +178,8 @@ def logistic(x: Array, rest: Array | None = None) -> Array:
     """1 / (1 + exp(-x - rest)), the second part being small beside the first."""
     u = exp(*minus_magnitude(x, rest))
     return jnp.where(x < 0, u, jnp.ones_like(u)) / (1 + u)
+
+
+def square_of_one_plus(u: Array) -> Array:
+    """(1 + u)**2 for 0 <= u <= 1: the sum is rounded once, not twice."""
+    return 1 + u * (2 + u)

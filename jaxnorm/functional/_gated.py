@@ -37,15 +37,17 @@ def _from_root(y: Array, root: tuple[float, float]) -> Array:
     return (root[0] - y) + y * (root[1] / root[0])
 
 
-def _lifted_sigmoid_times(y: Array, exponential: Array, shift: int) -> Array:
-    """y * u / (1 + u), given u * 2**shift."""
+def _left(y: Array, scale: Array, p: Array, shift: int) -> Array:
+    """y * u / (1 + u), given u = scale * (1 + p) / 2**shift."""
+    exponential = scale + scale * p
     return y * exponential / (2.0**shift + exponential)
 
 
-def _left_slope(bent: Array, exponential: Array, shift: int) -> Array:
-    """u * bent / (1 + u)**2, given u * 2**shift; as v - v² with v = u / (1 + u), which rounds least."""
-    v = exponential / (1 + exponential * 2.0**-shift)
-    return (v - v * (v * 2.0**-shift)) * bent * 2.0**-shift
+def _left_slope(bent: Array, scale: Array, p: Array, shift: int) -> Array:
+    """u * bent / (1 + u)**2, given u = scale * (1 + p) / 2**shift."""
+    u = (scale + scale * p) * 2.0**-shift
+    part = scale * (bent / elementary.square_of_one_plus(u))
+    return (part + part * p) * 2.0**-shift
 
 
 def _rise(u: Array, base: float, exponent: Array) -> Array:
@@ -95,7 +97,7 @@ def silu(x: ArrayLike) -> Array:
     """
     shift = elementary.format_of(x).spare
     y = jnp.minimum(jnp.abs(x), -elementary.lowest(x, shift))
-    return _by_symmetry(x, _lifted_sigmoid_times(y, elementary.exp(-y, shift=shift), shift))
+    return _by_symmetry(x, _left(y, *elementary.exp_parts(-y, shift=shift), shift))
 
 
 # With u = exp(-y), silu'(-y) = u (1 + u - y) / (1 + u)**2. At its root r, 1 + exp(-r) = r, so that
@@ -105,66 +107,72 @@ def _silu_slope(x: Array) -> Array:
     root = _two_parts(x.dtype, (1.2784645557403564, -1.297928265020314e-08), (1.2784645427610737, 1.0946994183093437e-16))
     shift = elementary.format_of(x).spare
     y = jnp.minimum(elementary.magnitude(x), -elementary.lowest(x, shift))
-    exponential = elementary.exp(-y, shift=shift)
+    scale, p = elementary.exp_parts(-y, shift=shift)
     ahead = _from_root(y, root)
-    bent = ahead + _rise(exponential * 2.0**-shift, 0.27846454276107380, ahead)
-    return _slope_by_symmetry(x, _left_slope(bent, exponential, shift))
+    bent = ahead + _rise((scale + scale * p) * 2.0**-shift, 0.27846454276107380, ahead)
+    return _slope_by_symmetry(x, _left_slope(bent, scale, p, shift))
 
 
 swish = silu
 
-# Phi(-y) * exp(y**2 / 2) * (y + a) and gelu'(-y) * exp(y**2 / 2) / (r - y), r = 0.75179 being the root of the
-# slope, as polynomials in q = 1 - 2 a / (y + a): minimax in relative error, as in `_elementary`, for
-# 0 <= y <= 15 with a = 4 in float32 (errors 2.2e-8, 1.9e-8), for y <= 39.5 with a = 5 in float64 (2.5e-16, 6.2e-17).
+# Phi(-y) exp(y**2 / 2) and gelu'(-y) exp(y**2 / 2) / (r - y), r = 0.75179 being the root of the slope, as quotients
+# of polynomials: minimax in relative error, as in `_elementary`, for 0 <= y <= 15 in float32 (errors 1.2e-8 and
+# 1.6e-8) and for y <= 39.5 in float64 (5e-17 and 4e-17). No coefficient is negative, so nothing cancels.
 _TAIL = (
-    0.7552851438522339, -0.6078965663909912, 0.38713687658309937, -0.1865237057209015, 0.06040346249938011,
-    -0.0075240060687065125, -0.0035102134570479393, 0.0015684064710512757, 0.00017465933342464268,
-    -0.0001341963215963915,
-)  # fmt: skip
+    (0.5, 0.4392835795879364, 0.18396921455860138, 0.04088117182254791, 0.004153234418481588),
+    (1.0, 1.6764521598815918, 1.205548644065857, 0.4714089632034302, 0.10248000919818878, 0.01041050348430872),
+)
 _BEND = (
-    0.4622112512588501, -0.1033659502863884, 0.06046251952648163, -0.028082245960831642, 0.009510071948170662,
-    -0.0017931587062776089, -0.00017692314577288926, 0.00018603635544423014, 1.5744641132187098e-05,
-)  # fmt: skip
+    (0.6650779843330383, 0.7541886568069458, 0.37849417328834534, 0.09587924927473068, 0.010470819659531116),
+    (1.0, 1.3995978832244873, 0.7941608428955078, 0.2206089049577713, 0.02624630741775036),
+)
 _TAIL64 = (
-    0.7691930497500629, -0.6653825028900554, 0.4953056159700101, -0.3135331566714424, 0.1650203661687802,
-    -0.06911863870222379, 0.020795066829877914, -0.0029933768229767318, -0.0007978696878871848, 0.0005448994125724627,
-    -5.937409429230376e-05, -4.976408393080682e-05, 1.6675493007866023e-05, 3.983375088583393e-06,
-    -2.756638371964681e-06, -3.385006116939132e-07, 4.159787041046902e-07, 4.088916098629676e-08,
-    -5.2733651159534327e-08, -5.853257542289104e-09, 3.1160836401698065e-09,
+    (
+        0.5, 0.7751925551131666, 0.5945083605549802, 0.28966298251506456, 0.09784774938053993, 0.023667802460406243,
+        0.0040989599084099385, 0.0004918136131237995, 3.738109463075212e-05, 1.3913605602870707e-06,
+    ),
+    (
+        1.0, 2.3482696710291884, 2.562664836226104, 1.715863357116248, 0.7829733334707213, 0.2553550915045402,
+        0.06055220192212633, 0.01036826930086365, 0.0012362815324178478, 9.370050873604879e-05, 3.487623720631844e-06,
+    ),
 )  # fmt: skip
 _BEND64 = (
-    0.45143549526340543, -0.08979658026980374, 0.060487813553870784, -0.03553512146915548, 0.017807831556890828,
-    -0.007334310928990589, 0.002302183723472948, -0.00044053062529940477, -1.5195774021803628e-05,
-    4.064699576007585e-05, -9.201162129526378e-06, -1.9928307350009614e-06, 1.360133535249526e-06,
-    2.1640447398334972e-08, -1.6868668939676502e-07, 1.2112042409023761e-08, 2.16598411624981e-08,
-    -2.1473892349680485e-09, -2.7211085815962102e-09, 1.5668700652254224e-10, 2.1793063586611104e-10,
+    (
+        0.6650779951314343, 1.2537319340535047, 1.131497330101185, 0.6325489566653771, 0.24009272865981118,
+        0.06409831083351261, 0.012058612989758207, 0.001548222920227258, 0.00012400087852193633,
+        4.776200408383952e-06,
+    ),
+    (
+        1.0, 2.15070321586106, 2.125862119468935, 1.2710902683268293, 0.5083412819150672, 0.14159378641780057,
+        0.027610716709067843, 0.0036591165762558846, 0.00030182354051976507, 1.197215898897066e-05,
+    ),
 )  # fmt: skip
 
 
-def _bell(y: Array, shift: int = 0) -> Array:
-    """exp(-y**2 / 2) * 2**shift, the square carried in two parts."""
+def _times_bell(factor: Array, y: Array, shift: int = 0) -> Array:
+    """factor * exp(-y**2 / 2), the square carried in two parts."""
     square, rest = elementary.product(y, y)
-    return elementary.exp(-0.5 * square, -0.5 * rest, shift)
+    scale, p = elementary.exp_parts(-0.5 * square, -0.5 * rest, shift)
+    factor = scale * factor
+    return (factor + factor * p) * 2.0**-shift
 
 
 def _erf_gelu(x: Array) -> Array:
     double = x.dtype == jnp.float64
-    a = 5.0 if double else 4.0
     y = jnp.minimum(jnp.abs(x), 39.5 if double else 15.0)
-    tail = elementary.polynomial(1 - 2 * a / (y + a), _TAIL64 if double else _TAIL)
-    return _by_symmetry(x, _bell(y) * (y * tail / (y + a)))
+    over, under = _TAIL64 if double else _TAIL
+    return _by_symmetry(x, _times_bell(y * elementary.polynomial(y, over) / elementary.polynomial(y, under), y))
 
 
 # gelu'(-y) = Phi(-y) - y phi(y) = exp(-y**2 / 2) (r - y) S(y) with a positive S: right to the last digits at
-# the root and in the tail.
+# the root and in the tail, where y exp(-y**2 / 2) is a normal number when the exponential is none.
 def _erf_gelu_slope(x: Array) -> Array:
     double = x.dtype == jnp.float64
-    a = 5.0 if double else 4.0
-    root = _two_parts(x.dtype, (0.7517915368080139, -1.211444945855772e-08), (0.7517915246935645, -1.4956759177009883e-17))
-    shift = elementary.format_of(x).spare
+    root = _two_parts(x.dtype, (0.7517915368080139, -1.211444988769017e-08), (0.7517915246935645, -1.49567591770e-16))
     y = jnp.minimum(elementary.magnitude(x), 39.5 if double else 15.0)
-    bend = elementary.polynomial(1 - 2 * a / (y + a), _BEND64 if double else _BEND)
-    return _slope_by_symmetry(x, _bell(y, shift) * (_from_root(y, root) * bend) * 2.0**-shift)
+    over, under = _BEND64 if double else _BEND
+    bend = _from_root(y, root) * elementary.polynomial(y, over) / elementary.polynomial(y, under)
+    return _slope_by_symmetry(x, _times_bell(bend, y, elementary.format_of(x).spare))
 
 
 # The tanh form is x sigmoid(t) with t = 2 sqrt(2 / pi) (x + 0.044715 x**3).
@@ -206,7 +214,7 @@ def _tanh_gelu(x: Array) -> Array:
     shift = elementary.format_of(x).spare
     y = jnp.minimum(jnp.abs(x), 22.0 if x.dtype == jnp.float64 else 12.0)
     t, rest = _cubic(y)
-    return _by_symmetry(x, _lifted_sigmoid_times(y, elementary.exp(-t, -rest, shift), shift))
+    return _by_symmetry(x, _left(y, *elementary.exp_parts(-t, -rest, shift), shift))
 
 
 # With u = exp(-t(y)) the slope at -y is u (1 + u - y t') / (1 + u)**2. As for silu, the bracket is written from its
@@ -216,11 +224,11 @@ def _tanh_gelu_slope(x: Array) -> Array:
     shift = elementary.format_of(x).spare
     y = jnp.minimum(elementary.magnitude(x), 22.0 if x.dtype == jnp.float64 else 12.0)
     t, rest = _cubic(y)
-    exponential = elementary.exp(-t, -rest, shift)
+    scale, p = elementary.exp_parts(-t, -rest, shift)
     ahead = _from_root(y, root)
     squares = root[0] * root[0] + y * (root[0] + y)
-    rise = _rise(exponential * 2.0**-shift, _TANH_ROOT_EXP, ahead * (_LINEAR + _CUBIC * squares))
-    return _slope_by_symmetry(x, _left_slope(ahead * (_LINEAR + 3 * _CUBIC * squares) + rise, exponential, shift))
+    rise = _rise((scale + scale * p) * 2.0**-shift, _TANH_ROOT_EXP, ahead * (_LINEAR + _CUBIC * squares))
+    return _slope_by_symmetry(x, _left_slope(ahead * (_LINEAR + 3 * _CUBIC * squares) + rise, scale, p, shift))
 
 
 @elementwise

@@ -50,7 +50,7 @@ def sigmoid(x: ArrayLike) -> Array:
 @sigmoid.derivative
 def _sigmoid_slope(x: Array) -> Array:
     u = elementary.exp(-elementary.magnitude(x))
-    return u / ((1 + u) * (1 + u))
+    return u / elementary.square_of_one_plus(u)
 
 
 @elementwise
@@ -141,5 +141,4 @@ def tanh(x: ArrayLike) -> Array:
 @tanh.derivative
 def _tanh_slope(x: Array) -> Array:
     four_u = elementary.exp(-2 * elementary.magnitude(x), shift=2)
-    half = 1 + 0.25 * four_u
-    return four_u / (half * half)
+    return four_u / elementary.square_of_one_plus(0.25 * four_u)

@@ -127,6 +127,12 @@ class Normalization(Picklable, brainstate.nn.Module):
     #: the attribute that holds scale and bias, as brainstate calls it
     _parameters: ClassVar[str] = 'weight'
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # brainstate's metaclass hides the constructor's signature from inspect
+        _, *parameters = inspect.signature(cls.__init__).parameters.values()
+        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+
     def __init__(
         self,
         in_size: Size | None,

@@ -247,66 +247,69 @@ class _ChannelNorm(Normalization):
         return tuple(a - len(self.in_size) for a in self.feature_axes) if self._axis is None else (self._axis,)
 
 
+_BATCH_NORM = """Batch normalization of inputs with a batch, {spatial} and channels.
+
+While fitting, each channel is normalized by the mean and variance of the batch, and their running averages are
+kept; while evaluating, by the running averages. The phase is the argument `fit` of the call, else the frozen
+flag, else ``brainstate.environ.context(fit=...)``, else an error. A batch that is empty, masked out or not
+finite leaves the running averages as they were.
+
+Parameters
+----------
+in_size : int or tuple of int
+    The number of channels (any resolution), or the shape of the input without its batch (checked).
+feature_axis : int or tuple of int
+    The channel axes of `in_size`; channels come last by default.
+track_running_stats : bool
+    Whether there are running averages; without them both phases normalize by the batch.
+epsilon : float
+    Added to the variance.
+momentum : float
+    The share of the running averages that is kept at each step (PyTorch gives the share that is replaced).
+affine : bool
+    Whether there are a scale and a bias.
+bias_initializer, scale_initializer : callable or array_like
+    Their initial value, or a function of the shape.
+axis_name, axis_index_groups
+    A mapped axis over which the batch is split, as in `jax.lax.psum`.
+use_fast_variance : bool
+    Accepted for brainstate's sake; has no effect, for the variance here is always the stable one.
+name : str, optional
+    The name of the module.
+dtype : dtype, optional
+    The dtype of the result; by default that of the input. Running averages are at least float32.
+param_type, mean_type : type
+    The state classes of the parameters and of the running averages.
+num_features : int, optional
+    PyTorch's name for `in_size`.
+frozen : bool
+    Whether the layer evaluates whatever the environment says; the call's `fit` still overrules it.
+
+Raises
+------
+ValueError, TypeError
+    At construction for a wrong size, axis, epsilon or momentum; at the call for an input of another shape, for
+    one value a channel while fitting, and where nothing says which phase it is.
+
+References
+----------
+Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate
+shift", 2015, arXiv:1502.03167.
+
+Examples
+--------
+>>> import brainstate, jax.numpy as jnp, jaxnorm
+>>> layer = jaxnorm.nn.{name}(3)
+>>> x = jnp.arange({count}.0).reshape({shape})
+>>> with brainstate.environ.context(fit=True):
+...     y = layer(x)
+>>> bool(jnp.abs(y.mean()) < 1e-6)
+True
+"""
+
+
 class _BatchNorm(_ChannelNorm):
-    """Batch normalization of inputs with a batch, {spatial} and channels.
-
-    While fitting, each channel is normalized by the mean and variance of the batch, and their running averages are
-    kept; while evaluating, by the running averages. The phase is the argument `fit` of the call, else the frozen
-    flag, else ``brainstate.environ.context(fit=...)``, else an error. A batch that is empty, masked out or not
-    finite leaves the running averages as they were.
-
-    Parameters
-    ----------
-    in_size : int or tuple of int
-        The number of channels (any resolution), or the shape of the input without its batch (checked).
-    feature_axis : int or tuple of int
-        The channel axes of `in_size`; channels come last by default.
-    track_running_stats : bool
-        Whether there are running averages; without them both phases normalize by the batch.
-    epsilon : float
-        Added to the variance.
-    momentum : float
-        The share of the running averages that is kept at each step (PyTorch gives the share that is replaced).
-    affine : bool
-        Whether there are a scale and a bias.
-    bias_initializer, scale_initializer : callable or array_like
-        Their initial value, or a function of the shape.
-    axis_name, axis_index_groups
-        A mapped axis over which the batch is split, as in `jax.lax.psum`.
-    use_fast_variance : bool
-        Accepted for brainstate's sake; has no effect, for the variance here is always the stable one.
-    name : str, optional
-        The name of the module.
-    dtype : dtype, optional
-        The dtype of the result; by default that of the input. Running averages are at least float32.
-    param_type, mean_type : type
-        The state classes of the parameters and of the running averages.
-    num_features : int, optional
-        PyTorch's name for `in_size`.
-    frozen : bool
-        Whether the layer evaluates whatever the environment says; the call's `fit` still overrules it.
-
-    Raises
-    ------
-    ValueError, TypeError
-        At construction for a wrong size, axis, epsilon or momentum; at the call for an input of another shape, for
-        one value a channel while fitting, and where nothing says which phase it is.
-
-    References
-    ----------
-    Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate
-    shift", 2015, arXiv:1502.03167.
-
-    Examples
-    --------
-    >>> import brainstate, jax.numpy as jnp, jaxnorm
-    >>> layer = jaxnorm.nn.{name}(3)
-    >>> x = jnp.arange({count}.0).reshape({shape})
-    >>> with brainstate.environ.context(fit=True):
-    ...     y = layer(x)
-    >>> bool(jnp.abs(y.mean()) < 1e-6)
-    True
-    """
+    """The one batch norm; its public names differ in the number of spatial axes."""
 
     num_spatial_dims: ClassVar[int]
 
@@ -315,7 +318,7 @@ class _BatchNorm(_ChannelNorm):
         cls.num_spatial_dims = spatial
         shape = (4, *(2,) * spatial, 3)
         words = ('no spatial axes', 'one spatial axis', 'two spatial axes', 'three spatial axes')[spatial]
-        cls.__doc__ = (_BatchNorm.__doc__ or '').format(
+        cls.__doc__ = _BATCH_NORM.format(
             spatial=words, name=cls.__name__, shape=', '.join(map(str, shape)), count=12 * 2**spatial
         )
 
