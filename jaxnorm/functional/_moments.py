@@ -42,8 +42,29 @@ class Pool(NamedTuple):
         return here * jax.lax.psum(1.0, self.axis_name, axis_index_groups=self.groups)
 
 
+#: From this size on, sums over the last axis are made of many partial sums by the backends themselves.
+_VECTORIZED = 256
+
+
+def _in_steps(x: Array, axis: int) -> Array:
+    """Sum the axis down to about the root of its size: n terms one after the other lose up to n roundings."""
+    n = x.shape[axis]
+    if axis == x.ndim - 1 and n >= _VECTORIZED:
+        return x
+    inner = next((k for k in range(math.isqrt(n), 1, -1) if n % k == 0), 1)
+    if inner == 1:
+        return x
+    parts = x.reshape(*x.shape[:axis], n // inner, inner, *x.shape[axis + 1 :])
+    return jax.lax.optimization_barrier(jnp.sum(parts, axis))  # else the compiler makes it one sum again
+
+
 def _sum(x: Array, axes: tuple[int, ...]) -> Array:
-    return jnp.sum(x, axes, keepdims=True)
+    """The sum over axes, one after the other, the last one first."""
+    *others, last = sorted(axes)
+    x = jnp.sum(x, last, keepdims=True)
+    for axis in reversed(others):
+        x = jnp.sum(_in_steps(jax.lax.optimization_barrier(x), axis), axis, keepdims=True)
+    return x
 
 
 class Moments(NamedTuple):
@@ -85,13 +106,13 @@ def compute(x: Array, pool: Pool, where: Array | None, share: Array | float) -> 
     d = centre(x, shift, where)
     offset = pool.total(d) * share
     # the offset is far below one standard deviation, so nothing cancels in this difference
-    var = jnp.maximum(pool.total(d * d) * share - offset * offset, 0)
+    var = jnp.maximum(pool.total(_in_steps(d * d, pool.axes[-1])) * share - offset * offset, 0)
     return Moments(shift, offset, var)
 
 
 def mean_square(x: Array, pool: Pool, share: Array | float) -> Moments:
     """The mean of x², in place of the variance, for norms that do not centre."""
-    square = pool.total(x * x) * share
+    square = pool.total(_in_steps(x * x, pool.axes[-1])) * share
     return Moments(jnp.zeros_like(square), jnp.zeros_like(square), square)
 
 

@@ -138,7 +138,8 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> Result:
     """
     if isinstance(negative_slope, float | int) and negative_slope == 0:
         return jnp.maximum(x, 0)  # 0 * -inf has no value
-    return jnp.where(x > 0, x, negative_slope * x)
+    # the minimum: so that the derivative by a learned slope is 0, and not 0 * inf, at +inf
+    return jnp.where(x > 0, x, negative_slope * jnp.minimum(x, 0))
 
 
 @leaky_relu.derivative(residual=lambda x, negative_slope=0.01: x > 0)
