@@ -1,7 +1,7 @@
 """Scikit-learn's handwritten digits, as images of the size the network takes."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,12 +20,12 @@ class Images(NamedTuple):
 
 def load(limit: int | None = None) -> tuple[Images, Images]:
     """The images to train on and the held-out ones, 80 to 20 with all digits alike in both."""
-    digits = load_digits()
+    digits: Any = load_digits()
     x, y = digits.images[:limit].astype(np.float32) / 16, digits.target[:limit].astype(np.int32)
     x = np.asarray(jax.image.resize(x, (len(x), 32, 32), 'bilinear'))
     x = np.repeat(x[..., None], 3, axis=-1)
-    x_train, x_test, y_train, y_test = train_test_split(x, y, test_size=0.2, random_state=SPLIT_SEED, stratify=y)
-    return Images(x_train, y_train), Images(x_test, y_test)
+    train, test = train_test_split(np.arange(len(y)), test_size=0.2, random_state=SPLIT_SEED, stratify=y)
+    return Images(x[train], y[train]), Images(x[test], y[test])
 
 
 def training_batches(images: Images, size: int, rng: np.random.Generator) -> Iterator[Images]:

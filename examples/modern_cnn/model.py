@@ -1,7 +1,5 @@
 """The network: two convolutional blocks and a classifier."""
 
-import math
-
 import brainstate
 import jax
 
@@ -32,21 +30,22 @@ class ModernCNN(brainstate.nn.Module):
         in_size: tuple[int, int, int] = (32, 32, 3),
     ) -> None:
         super().__init__()
+        height, wide, _ = in_size
         # brainstate's Conv2d has no bias unless asked: a batch norm would subtract it again
         self.conv1 = brainstate.nn.Conv2d(in_size, out_channels=width, kernel_size=(3, 3), padding='SAME')
-        self.bn1 = jaxnorm.nn.BatchNorm2d(self.conv1.out_size, momentum=momentum)
+        self.bn1 = jaxnorm.nn.BatchNorm2d((height, wide, width), momentum=momentum)
         self.act1 = jaxnorm.nn.GELU()
-        self.pool1 = brainstate.nn.MaxPool2d(kernel_size=(2, 2), stride=(2, 2), in_size=self.conv1.out_size)
+        self.pool1 = brainstate.nn.MaxPool2d(kernel_size=(2, 2), stride=(2, 2))
 
-        self.conv2 = brainstate.nn.Conv2d(
-            self.pool1.out_size, out_channels=2 * width, kernel_size=(3, 3), padding='SAME'
-        )
-        self.bn2 = jaxnorm.nn.BatchNorm2d(self.conv2.out_size, momentum=momentum)
+        half = (height // 2, wide // 2, width)
+        self.conv2 = brainstate.nn.Conv2d(half, out_channels=2 * width, kernel_size=(3, 3), padding='SAME')
+        self.bn2 = jaxnorm.nn.BatchNorm2d((*half[:2], 2 * width), momentum=momentum)
         self.act2 = jaxnorm.nn.GELU()
-        self.pool2 = brainstate.nn.MaxPool2d(kernel_size=(2, 2), stride=(2, 2), in_size=self.conv2.out_size)
+        self.pool2 = brainstate.nn.MaxPool2d(kernel_size=(2, 2), stride=(2, 2))
 
         # this bias stays: a layer norm subtracts the mean over the features, so a bias that differs between them counts
-        self.fc1 = brainstate.nn.Linear((math.prod(self.pool2.out_size),), (4 * width,))
+        features = (height // 4) * (wide // 4) * 2 * width
+        self.fc1 = brainstate.nn.Linear((features,), (4 * width,))
         self.ln = jaxnorm.nn.LayerNorm((4 * width,))
         self.act3 = jaxnorm.nn.GELU()
         self.dropout = brainstate.nn.Dropout(prob=0.5)  # in brainstate the probability to keep

@@ -9,7 +9,7 @@ from data import Images
 from training import Epoch
 
 matplotlib.use('Agg')  # pictures go into files, so no screen is needed
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 RIGHT, WRONG = 'tab:green', 'tab:red'
 

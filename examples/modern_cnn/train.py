@@ -46,6 +46,10 @@ def positive(text: str) -> float:
     return value
 
 
+class Problem(Exception):
+    """What the user can put right, in one sentence."""
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, where argparse puts the usage before it."""
 
@@ -67,9 +71,15 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = result.add_argument
-    add('--epochs', type=whole(1), default=12, metavar='N', help='how often all training images are seen')
+    add('--epochs', type=whole(1), default=10, metavar='N', help='how often all training images are seen')
     add('--batch-size', type=whole(2), default=64, metavar='N', help='images a step; at most the training images')
-    add('--learning-rate', type=positive, default=1e-3, metavar='X', help='of AdamW at the start; a cosine takes it to 0')
+    add(
+        '--learning-rate',
+        type=positive,
+        default=1e-3,
+        metavar='X',
+        help='of AdamW at the start; a cosine takes it to 0',
+    )
     add(
         '--seed',
         type=whole(0, 2**32 - 1),
@@ -96,12 +106,21 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def check_batch_size(options: argparse.Namespace) -> None:
+    """End with a sentence if no batch is full: it depends on two options."""
+    most = options.limit - math.ceil(options.limit / 5)
+    if options.batch_size > most:
+        raise Problem(
+            f'argument --batch-size: must be at most {most}, the number of training images, got {options.batch_size}'
+        )
+
+
 def check_packages() -> None:
     """End with a sentence if a package is missing."""
     missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         names = ', '.join(missing)
-        raise ValueError(f"this example also needs {names}; install with: pip install 'jaxnorm[examples]'")
+        raise Problem(f"this example also needs {names}; install with: pip install 'jaxnorm[examples]'")
 
 
 def check_folder(folder: Path) -> None:
@@ -116,11 +135,12 @@ def check_folder(folder: Path) -> None:
                 raise OSError(None, f'its {name} can not be replaced')
     except OSError as error:
         reason = error.strerror or error
-        raise ValueError(f"argument --output: can not write into '{folder}': {reason}; choose another folder") from None
+        raise Problem(f"argument --output: can not write into '{folder}': {reason}; choose another folder") from None
 
 
 def run(options: argparse.Namespace) -> None:
     """Check everything, then load, train and report."""
+    check_batch_size(options)
     check_packages()
     check_folder(options.output)
     # the order of additions on a GPU is free by default, and the same seed would not give the same numbers
@@ -133,11 +153,6 @@ def run(options: argparse.Namespace) -> None:
     from training import fit
 
     train, test = load(options.limit)
-    if options.batch_size > len(train.y):
-        raise ValueError(
-            f'argument --batch-size: must be at most {len(train.y)}, the number of training images, '
-            f'got {options.batch_size}'
-        )
     device = jax.devices()[0]
     print(f'{len(train.y)} training images, {len(test.y)} held out; {device.platform} ({device.device_kind})')
     started = time.perf_counter()
@@ -168,7 +183,7 @@ def main() -> None:
     options = command.parse_args()
     try:
         run(options)
-    except ValueError as error:
+    except Problem as error:
         command.error(str(error))
     except KeyboardInterrupt:
         command.exit(130, f'{command.prog}: stopped; nothing was written\n')

@@ -4,7 +4,7 @@ For every one of them f(x) - f(-x) = x, and so f'(x) + f'(-x) = 1: the negative 
 relative errors show, is computed from y = |x|, and the positive side follows by one subtraction.
 """
 
-import struct
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -102,6 +102,10 @@ def silu(x: ArrayLike) -> Array:
     return _by_symmetry(x, _left(y, *elementary.exp_parts(-y, shift=shift), shift))
 
 
+_SILU_ROOT = (1.2784645557403564, -1.2979282537628478e-08)
+_SILU_ROOT64 = (1.2784645427610737, 1.0946994183093437e-16)
+
+
 # With u = exp(-y), silu'(-y) = u (1 + u - y) / (1 + u)**2. At its root r, 1 + exp(-r) = r, so that
 # 1 + u - y = (r - y) + (u - exp(-r)): two terms of one sign, and no digit is lost.
 @silu.derivative
@@ -125,6 +129,8 @@ swish = silu
 # to y = 15 in float32 and 39.5 in float64: minimax, as in `_elementary`, in the relative error of the whole, which
 # is 7e-9, 7e-9 and 2.4e-8 in float32, 1e-16, 1.2e-17 and 7e-17 in float64. No coefficient of a quotient is negative.
 _DENSITY = 0.3989422804014327
+_ERF_ROOT = (0.7517915368080139, -1.211444988769017e-08)
+_ERF_ROOT64 = (0.7517915246935645, -1.4956759177009883e-17)
 _NEAR = (0.3989422619342804, -0.06649000197649002, 0.00997055321931839, -0.0011770405108109117, 9.958958980860189e-05)
 _FAR = (
     (0.3989614248275757, 0.22810345888137817, 0.06417275965213776, 0.008591976948082447),
@@ -188,53 +194,53 @@ def _erf_gelu(x: Array) -> Array:
 # the root and in the tail, where y exp(-y**2 / 2) is a normal number when the exponential is none.
 def _erf_gelu_slope(x: Array) -> Array:
     double = x.dtype == jnp.float64
-    root = _two_parts(x.dtype, (0.7517915368080139, -1.211444988769017e-08), (0.7517915246935645, -1.49567591770e-16))
+    root = _two_parts(x.dtype, _ERF_ROOT, _ERF_ROOT64)
     y = jnp.minimum(elementary.magnitude(x), 39.5 if double else 15.0)
     ahead, rest = _from_root(y, root)
     bend = _DENSITY + _quotient(y, _BEND, _BEND64)
     return _slope_by_symmetry(x, _times_bell(ahead * bend + rest * bend, y))
 
 
-# The tanh form is x sigmoid(t) with t = 2 sqrt(2 / pi) (x + 0.044715 x**3).
-_LINEAR = 1.59576912160573071175978
-_CUBIC = 0.0713548162726002487763388
-# what double precision leaves of the two
-_LINEAR_REST = -9.96930880911092e-17
-_CUBIC_REST = -6.175149918155315e-19
+# The tanh form is x sigmoid(t) with t = 2 sqrt(2 / pi) (x + 0.044715 x**3); coefficients in two parts
+_LINEAR = (1.5957691216057308, -9.96930880911092e-17)
+_CUBIC = (0.07135481627260025, -6.175149918155315e-19)
 # where its slope is zero, and exp(-t) there
-_TANH_ROOT = (0.7524614334106445, -1.1339628272762046e-08)
+_TANH_ROOT = (0.7524614334106445, -1.1339627903339533e-08)
 _TANH_ROOT64 = (0.7524614220710163, -3.635560509207687e-17)
 _TANH_ROOT_EXP = 0.29195521191476713459
 
 
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """`a + b` in two parts."""
-    total = a + b
-    behind = total - a
-    return total, (a - (total - behind)) + (b - behind)
+def _rounded(parts: tuple[float, float], dtype: Any, half: bool = False) -> tuple[float, float]:
+    """The same constant, its first part with the digits of `dtype`, or with half of them."""
+    digits = {(False, False): 24, (False, True): 12, (True, False): 53, (True, True): 26}[dtype == jnp.float64, half]
+    fraction, exponent = math.frexp(parts[0])
+    front = math.ldexp(math.floor(math.ldexp(fraction, digits)), exponent - digits)
+    return front, (parts[0] - front) + parts[1]
 
 
 def _cubic(y: Array) -> tuple[Array, Array]:
-    """t(y) in two parts: near 88, half an ulp of t would be 30 ulp of exp(-t)."""
-    steep, flat = (c if y.dtype == jnp.float64 else _nearest32(c) for c in (_CUBIC, _LINEAR))
-    square, lost = _two_sum(*elementary.product(y, y))
-    curve, rest = _two_sum(*elementary.product(square, jnp.full_like(y, steep)))
-    rest = rest + (square * (_CUBIC - steep + _CUBIC_REST) + lost * steep)
-    factor, more = _two_sum(curve, jnp.full_like(y, flat))  # this way round, for compilers fold constants
-    more = more + (rest + (_LINEAR - flat + _LINEAR_REST))
-    t, less = _two_sum(*elementary.product(factor, y))
-    return t, less + more * y
+    """t(y) in two parts: near 88, half an ulp of t would be 30 ulp of exp(-t).
 
-
-def _nearest32(value: float) -> float:
-    return struct.unpack('f', struct.pack('f', value))[0]
+    As y * (linear + cubic * y**2), where at each step the first parts have half the digits, so that their product is
+    exact and all that is rounded is in the second.
+    """
+    linear, linear_rest = _rounded(_LINEAR, y.dtype, half=True)
+    cubic, cubic_rest = _rounded(_CUBIC, y.dtype, half=True)
+    square, rest = elementary.product(y, y)
+    whole = square + rest
+    front = elementary.head(whole)
+    bulk = cubic * front
+    rest = cubic * ((square - front) + rest) + (cubic_rest * whole + linear_rest)
+    steepness = elementary.head(linear + bulk)
+    rest = ((linear - steepness) + bulk) + rest
+    front = elementary.head(y)
+    return front * steepness, front * rest + (y - front) * (steepness + rest)
 
 
 def _tanh_gelu(x: Array) -> Array:
     shift = elementary.format_of(x).spare
     y = jnp.minimum(jnp.abs(x), 22.0 if x.dtype == jnp.float64 else 12.0)
-    t, rest = _cubic(y)
-    return _by_symmetry(x, _left(y, *elementary.exp_parts(-t, -rest, shift), shift))
+    return _by_symmetry(x, _left(y, *elementary.exp_parts(*(-part for part in _cubic(y)), shift=shift), shift))
 
 
 # With u = exp(-t(y)) the slope at -y is u (1 + u - y t') / (1 + u)**2. As for silu, the bracket is written from its
@@ -245,10 +251,11 @@ def _tanh_gelu_slope(x: Array) -> Array:
     y = jnp.minimum(elementary.magnitude(x), 22.0 if x.dtype == jnp.float64 else 12.0)
     scale, p = elementary.exp_parts(*(-part for part in _cubic(y)), shift=shift)
     ahead, rest = _from_root(y, root)
-    flat = _LINEAR if x.dtype == jnp.float64 else _nearest32(_LINEAR)
-    squares = y * y + (y * root[0] + (root[0] * root[0] + (_LINEAR - flat) / (3 * _CUBIC)))  # and the rest of `flat`
-    steep = flat + 3 * _CUBIC * squares
-    rise = _rise((scale + scale * p) * 2.0**-shift, _TANH_ROOT_EXP, (ahead + rest) * (flat + _CUBIC * squares))
+    linear, linear_rest = _rounded(_LINEAR, x.dtype)
+    cubic = _CUBIC[0]
+    squares = y * y + (y * root[0] + (root[0] * root[0] + linear_rest / (3 * cubic)))
+    steep = linear + 3 * cubic * squares
+    rise = _rise((scale + scale * p) * 2.0**-shift, _TANH_ROOT_EXP, (ahead + rest) * (linear + cubic * squares))
     return _slope_by_symmetry(x, _left_slope(ahead * steep + (rest * steep + rise), scale, p, shift))
 
 

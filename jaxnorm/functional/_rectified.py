@@ -1,5 +1,6 @@
 """Piecewise linear activations. Their slope is a step, so what they save for the backward pass is a mask."""
 
+import jax
 import jax.numpy as jnp
 
 from .._typing import Array, ArrayLike, Result
@@ -136,10 +137,9 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> Result:
     >>> leaky_relu(jnp.array([-2.0, 0.0, 2.0]), 0.25).tolist()
     [-0.5, 0.0, 2.0]
     """
-    if isinstance(negative_slope, float | int) and negative_slope == 0:
-        return jnp.maximum(x, 0)  # 0 * -inf has no value
-    # the minimum: so that the derivative by a learned slope is 0, and not 0 * inf, at +inf
-    return jnp.where(x > 0, x, negative_slope * jnp.minimum(x, 0))
+    if isinstance(negative_slope, jax.Array):  # the minimum: its derivative by the slope at +inf is 0, not 0 * inf
+        return jnp.where(x > 0, x, negative_slope * jnp.minimum(x, 0))
+    return jnp.where(x > 0, x, negative_slope * x) if negative_slope != 0 else jnp.maximum(x, 0)  # 0 * -inf is none
 
 
 @leaky_relu.derivative(residual=lambda x, negative_slope=0.01: x > 0)

@@ -1,0 +1,263 @@
+"""Modules: construction, states, phases, jit, brainstate's transformations, pickling, errors."""
+
+import copy
+import pickle
+
+import brainstate
+import brainunit as u
+import cases
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnorm
+from jaxnorm import functional as F
+from jaxnorm import nn
+
+fitting = {True: brainstate.environ.context, False: brainstate.environ.context}
+NORMS = {
+    'BatchNorm0d': (nn.BatchNorm0d((10,)), (32, 10)),
+    'BatchNorm1d': (nn.BatchNorm1d(num_features=10), (32, 10)),
+    'BatchNorm2d': (nn.BatchNorm2d((4, 5, 6)), (3, 4, 5, 6)),
+    'BatchNorm2d first': (nn.BatchNorm2d((6, 4, 5), feature_axis=0), (3, 6, 4, 5)),
+    'BatchNorm3d': (nn.BatchNorm3d(6), (3, 2, 4, 5, 6)),
+    'LayerNorm': (nn.LayerNorm((10,)), (2, 3, 10)),
+    'LayerNorm torch': (nn.LayerNorm(normalized_shape=(10,)), (10,)),
+    'RMSNorm': (nn.RMSNorm(10), (4, 10)),
+    'GroupNorm': (nn.GroupNorm(num_groups=4, num_channels=16), (2, 8, 8, 16)),
+    'GroupNorm size': (nn.GroupNorm((8, 8, 16), num_groups=None, group_size=4), (2, 8, 8, 16)),
+    'InstanceNorm first': (nn.InstanceNorm((16, 8, 8), feature_axis=0), (2, 16, 8, 8)),
+}
+every = pytest.mark.parametrize('name', list(NORMS))
+
+
+def batch(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(3, 2, shape), jnp.float32)
+
+
+@every
+def test_norm_is_a_brainstate_module(name):
+    layer, shape = copy.deepcopy(NORMS[name][0]), NORMS[name][1]
+    x = batch(shape)
+    y = layer(x, fit=True)
+    assert y.shape == shape
+    assert abs(float(y.mean())) < 0.4
+    assert layer.in_size == layer.out_size
+    assert len(layer.states(brainstate.ParamState)) == 1
+    assert type(layer).__name__ in repr(layer)
+    assert layer.in_size[-1] >= 1
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        np.testing.assert_array_equal(other(x, fit=False), layer(x, fit=False))
+        assert {k: jax.tree.map(jnp.shape, s.value) for k, s in other.states().items()} == {
+            k: jax.tree.map(jnp.shape, s.value) for k, s in layer.states().items()
+        }
+
+
+@pytest.mark.parametrize('case', [*cases.ACTIVATIONS, *cases.OVER_AXIS], ids=cases.id_of)
+def test_activation_is_a_brainstate_module(case):
+    layer = case.cls(**case.arguments)
+    x = batch((3, 4))
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), case.cls.desc(**case.arguments)()):
+        np.testing.assert_array_equal(other(x), layer(x))
+    assert case.cls.__name__ in repr(layer)
+
+
+def test_states_are_those_of_brainstate():
+    ours = nn.BatchNorm2d((4, 5, 6)), nn.LayerNorm((4, 6)), nn.RMSNorm((6,)), nn.GroupNorm((6,), num_groups=3)
+    theirs = (brainstate.nn.BatchNorm2d((4, 5, 6)), brainstate.nn.LayerNorm((4, 6)), brainstate.nn.RMSNorm((6,)),
+              brainstate.nn.GroupNorm((6,), num_groups=3))  # fmt: skip
+    for a, b in zip(ours, theirs, strict=True):
+        shapes = [{k: jax.tree.map(jnp.shape, s.value) for k, s in m.states().items()} for m in (a, b)]
+        assert shapes[0] == shapes[1]
+
+
+def test_sequential_and_descriptions():
+    parts = (brainstate.nn.Linear(10, 8), nn.BatchNorm0d.desc(), nn.ReLU(), nn.LayerNorm.desc(), nn.GELU.desc())
+    model = brainstate.nn.Sequential(*parts)
+    with brainstate.environ.context(fit=True):
+        assert model(batch((4, 10))).shape == (4, 8)
+    assert model.out_size == (8,)
+
+
+def test_running_averages():
+    layer, x = nn.BatchNorm0d(10, momentum=0.9), batch((32, 10))
+    layer(x, fit=True)
+    np.testing.assert_allclose(layer.running_mean.value, 0.1 * x.mean(0), 1e-5)
+    np.testing.assert_allclose(layer.running_var.value, 0.9 + 0.1 * x.var(0), 1e-5)
+    before = layer.running_mean.value
+    np.testing.assert_allclose(layer(x, fit=False), F.batch_norm(x, before, layer.running_var.value), 1e-4, 1e-5)
+    assert (layer.running_mean.value == before).all()
+
+
+@pytest.mark.parametrize('bad', ['nan', 'inf', 'empty', 'masked'])
+def test_unsound_batches_leave_running_averages_alone(bad):
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+    layer(x, fit=True)
+    before = [layer.running_mean.value, layer.running_var.value]
+    if bad == 'masked':
+        assert (layer(x, jnp.zeros((32, 1), bool), fit=True) == 0).all()
+    else:
+        layer({'nan': x.at[3, 4].set(jnp.nan), 'inf': x.at[3, 4].set(jnp.inf), 'empty': x[:0]}[bad], fit=True)
+    for state, value in zip((layer.running_mean, layer.running_var), before, strict=True):
+        np.testing.assert_array_equal(state.value, value)
+
+
+def test_statistics_stay_float32_in_narrow_models():
+    layer = nn.BatchNorm0d(10)
+    y = layer(batch((32, 10)).astype(jnp.bfloat16), fit=True)
+    assert y.dtype == jnp.bfloat16
+    assert layer.running_mean.value.dtype == jnp.float32
+
+
+def test_running_averages_carry_the_unit():
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+    layer(x * u.mV, fit=True)
+    assert layer.running_mean.value.unit == u.mV
+    assert layer.running_var.value.unit == u.mV**2
+    assert isinstance(layer(x * u.mV, fit=False), jax.Array)
+
+
+def test_phase_order():
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+    fitted, evaluated = layer(x, fit=True), None
+    with brainstate.environ.context(fit=True):
+        evaluated = layer(x, fit=False)  # the argument overrules the context
+        np.testing.assert_array_equal(layer(x), fitted)
+        layer.frozen = True
+        before = layer.running_mean.value
+        layer(x)
+        assert (layer.running_mean.value == before).all()  # the flag overrules it too
+        assert not jnp.array_equal(layer(x, fit=True), layer(x))  # and the argument the flag
+    assert not jnp.array_equal(fitted, evaluated)
+    layer.frozen = False
+    with pytest.raises(ValueError, match=r"BatchNorm0d: fit must say .*write 'with brainstate.environ.context\(fit=True\):'"):
+        layer(x)
+    with pytest.raises(TypeError, match='BatchNorm0d: fit must be True or False known before tracing'):
+        jax.jit(lambda f: layer(x, fit=f))(True)
+
+
+def test_without_running_statistics_both_phases_use_the_batch():
+    layer, x = nn.BatchNorm0d(10, track_running_stats=False), batch((32, 10))
+    np.testing.assert_array_equal(layer(x), layer(x, fit=False))
+    np.testing.assert_allclose(layer(x).std(0), 1, 1e-4)
+
+
+def test_jit_knows_the_phase():
+    layer, x, count = nn.BatchNorm0d(10), batch((32, 10)), 0
+
+    @jaxnorm.jit
+    def apply(v):
+        nonlocal count
+        count += 1
+        return layer(v)
+
+    results = []
+    for fit in (True, False, True, False):
+        with brainstate.environ.context(fit=fit):
+            before = layer.running_mean.value
+            results.append(apply(x))
+            assert bool((layer.running_mean.value == before).all()) is not fit
+    assert count == 2
+    np.testing.assert_array_equal(results[0], results[2])
+    assert not jnp.array_equal(results[0], results[1])
+    with brainstate.environ.context(fit=False):
+        assert 'stablehlo' in apply.lower(x).as_text() or 'hlo' in apply.lower(x).as_text()
+    apply.clear_cache()
+    with brainstate.environ.context(fit=True):
+        apply(x)
+    assert count == 3
+
+
+def test_jit_takes_all_options_and_methods():
+    @jaxnorm.jit(static_argnums=1)
+    def power(x, n):
+        return x**n
+
+    assert power(jnp.asarray(3.0), 2) == 9
+
+    class Model:
+        @jaxnorm.jit(static_argnums=0)
+        def double(self, x):
+            return 2 * x
+
+    assert Model().double(jnp.asarray(2.0)) == 4
+    with pytest.raises(TypeError, match='jit: fun must be callable, got int'):
+        jaxnorm.jit(3)
+
+
+def test_gradients_through_states():
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+    states = layer.states(brainstate.ParamState)
+    grads = brainstate.transform.grad(lambda: (layer(x, fit=True) ** 3).sum(), states)()
+    assert jax.tree.leaves(grads)[0].shape == (10,)
+    assert layer.running_mean.value.shape == (10,)
+
+
+def test_for_loop_and_shard_map():
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+    y = brainstate.transform.for_loop(lambda v: layer(v, fit=True), x.reshape(4, 8, 10))
+    assert y.shape == (4, 8, 10)
+    other = nn.BatchNorm0d(10)
+    for part in x.reshape(4, 8, 10):
+        other(part, fit=True)
+    np.testing.assert_allclose(layer.running_var.value, other.running_var.value, 1e-6)
+    mesh = jax.make_mesh((1,), ('data',), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec('data')
+    f = jax.shard_map(lambda v: F.batch_norm_fit(v, axis_name='data')[0], mesh=mesh, in_specs=spec, out_specs=spec)
+    np.testing.assert_allclose(jax.jit(f)(x), F.batch_norm_fit(x)[0], 1e-5, 1e-6)
+
+
+X = batch((32, 10))
+ERRORS = [
+    (lambda: nn.BatchNorm0d(10)(X[0], fit=True), 'batch_norm_fit: x must hold more than one value a channel'),
+    (lambda: nn.BatchNorm0d(10)(X[:1], fit=True), 'batch_norm_fit: x must hold more than one value a channel'),
+    (lambda: nn.BatchNorm0d(10, momentum=1.5), 'BatchNorm0d: momentum must be a finite number .* got 1.5'),
+    (lambda: nn.BatchNorm0d(10, epsilon=-1), 'BatchNorm0d: epsilon must be a finite number at least 0, got -1.0'),
+    (lambda: nn.BatchNorm2d((3, 4)), 'BatchNorm2d: in_size must be the number of channels or a shape of rank 3'),
+    (lambda: nn.BatchNorm0d(0), 'BatchNorm0d: in_size must be at least 1, got 0'),
+    (lambda: nn.BatchNorm0d(3)(X, fit=True), 'BatchNorm0d: x must have 3 channels on axis -1, got the shape'),
+    (lambda: nn.BatchNorm2d(10)(X, fit=True), 'BatchNorm2d: x must have rank 3 or 4, got the shape'),
+    (lambda: nn.LayerNorm(), 'LayerNorm: in_size or normalized_shape must be given once, got none'),
+    (lambda: nn.LayerNorm(3, normalized_shape=3), 'LayerNorm: in_size or normalized_shape must be given once'),
+    (lambda: nn.LayerNorm(4.5), 'LayerNorm: in_size must be an integer, got float 4.5'),
+    (lambda: nn.LayerNorm((4, 5))(X), 'LayerNorm: x must end in the shape'),
+    (lambda: nn.LayerNorm(4, epsilon='a'), "LayerNorm: epsilon must be a finite number at least 0, got str 'a'"),
+    (lambda: nn.LayerNorm(4, reduction_axes=2), 'LayerNorm: reduction_axes must lie in'),
+    (lambda: nn.GroupNorm(16, num_groups=3), 'GroupNorm: num_groups must divide the 16 channels, got 3'),
+    (lambda: nn.GroupNorm(16, group_size=4), 'GroupNorm: num_groups or group_size must be given'),
+    (lambda: nn.LeakyReLU(foo=1), "LeakyReLU: got an unexpected keyword argument 'foo'"),
+    (lambda: nn.ReLU()(X, X > 0), 'ReLU: mask must be None'),
+    (lambda: F.relu([1, 2]), 'relu: x must be an array, got list'),
+    (lambda: F.relu(X * 1j), 'relu: x must hold real numbers, got complex64'),
+    (lambda: F.layer_norm(X > 0), 'layer_norm: x must hold real numbers, got bool'),
+    (lambda: F.layer_norm(X, axis=2), r'layer_norm: axis must lie in \[-2, 1\] for an input of rank 2, got 2'),
+    (lambda: F.layer_norm(X, axis=(0, 0)), 'layer_norm: axis must name each axis once'),
+    (lambda: F.layer_norm(X, jnp.ones(4)), r'layer_norm: scale must have the shape \(10,\) or broadcast'),
+    (lambda: F.layer_norm(X, where=jnp.ones((2, 10), bool)), 'layer_norm: where must broadcast to the input shape'),
+    (lambda: F.layer_norm(X, where=jnp.ones(10)), 'layer_norm: where must hold booleans'),
+    (lambda: F.group_norm(X, num_groups=3), 'group_norm: num_groups must divide the 10 channels of axis 1, got 3'),
+    (lambda: F.group_norm(X), "group_norm: missing a required .*argument: 'num_groups'"),
+    (lambda: F.instance_norm(X, axis=0), 'instance_norm: axis must not be 0, which is the batch'),
+    (lambda: F.batch_norm_fit(X, axis_name='k'), "batch_norm_fit: axis_name must be bound by .* got 'k'"),
+    (lambda: F.softmax(X, axis=3), 'softmax: axis must lie in'),
+    (lambda: jax.jit(lambda e: F.layer_norm(X, epsilon=e))(1.0), 'layer_norm: epsilon must be .* known before tracing'),
+]
+
+
+@pytest.mark.parametrize(('call', 'words'), ERRORS, ids=[w[:48] for _, w in ERRORS])
+def test_errors_are_sentences(call, words):
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
+        call()
+    text = str(caught.value)
+    assert text.endswith('.')
+    assert '; ' in text  # what came; what to do
+
+
+def test_a_refused_batch_leaves_nothing_half_written():
+    layer = nn.BatchNorm0d(10)
+    layer(X, fit=True)
+    before = layer.running_mean.value
+    with pytest.raises(ValueError):
+        layer(X[:1], fit=True)
+    assert (layer.running_mean.value == before).all()
