@@ -30,8 +30,7 @@ def floating(op: str, argument: str, value: Any) -> Array:
         array = jnp.asarray(value)
     except TypeError as error:
         raise TypeError(
-            f'{op}: {argument} must be an array, got {describe(value)}; '
-            f'convert it with jnp.asarray({argument}) first.'
+            f'{op}: {argument} must be an array, got {describe(value)}; convert it with jnp.asarray({argument}) first.'
         ) from error
     if jnp.issubdtype(array.dtype, jnp.floating):
         return array

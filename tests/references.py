@@ -59,9 +59,11 @@ def softmax(x, axis=-1, where=None):
 
 def log_softmax(x, axis=-1):
     m = np.max(x, axis, keepdims=True)
-    others = np.exp(x - m).sum(axis, keepdims=True) - 1 if (x == m).sum() != 1 else np.where(
-        x == m, 0, np.exp(x - m)
-    ).sum(axis, keepdims=True)
+    others = (
+        np.exp(x - m).sum(axis, keepdims=True) - 1
+        if (x == m).sum() != 1
+        else np.where(x == m, 0, np.exp(x - m)).sum(axis, keepdims=True)
+    )
     return (x - m) - np.log1p(others)
 
 

@@ -139,8 +139,7 @@ def test_learned_hyperparameters(name, argument, value, x64):
     got = jax.grad(lambda p: (f(x, **{argument: p}) ** 2).sum())(learned)
     h = 1e-6
     expected = [
-        ((f(x, learned.at[i].add(h)) ** 2).sum() - (f(x, learned.at[i].add(-h)) ** 2).sum()) / (2 * h)
-        for i in range(5)
+        ((f(x, learned.at[i].add(h)) ** 2).sum() - (f(x, learned.at[i].add(-h)) ** 2).sum()) / (2 * h) for i in range(5)
     ]
     np.testing.assert_allclose(got, expected, 1e-7)
     assert jnp.isfinite(jax.grad(lambda p: f(jnp.inf, p))(value)) or name == 'softplus'

@@ -110,7 +110,9 @@ _SILU_ROOT64 = (1.2784645427610737, 1.0946994183093437e-16)
 # 1 + u - y = (r - y) + (u - exp(-r)): two terms of one sign, and no digit is lost.
 @silu.derivative
 def _silu_slope(x: Array) -> Array:
-    root = _two_parts(x.dtype, (1.2784645557403564, -1.297928265020314e-08), (1.2784645427610737, 1.0946994183093437e-16))
+    root = _two_parts(
+        x.dtype, (1.2784645557403564, -1.297928265020314e-08), (1.2784645427610737, 1.0946994183093437e-16)
+    )
     shift = elementary.format_of(x).spare
     y = jnp.minimum(elementary.magnitude(x), -elementary.lowest(x, shift))
     scale, p = elementary.exp_parts(-y, shift=shift)

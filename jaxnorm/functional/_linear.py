@@ -69,7 +69,9 @@ def _split(args: Sequence[Any], given: tuple[bool, ...]) -> tuple[list[Any], lis
     return list(args[:count]), [next(rest) if g else None for g in given]
 
 
-def _apply(*args: Array, forward: Map, transpose: Map, given: tuple[bool, ...], wanted: tuple[bool, ...]) -> list[Array]:
+def _apply(
+    *args: Array, forward: Map, transpose: Map, given: tuple[bool, ...], wanted: tuple[bool, ...]
+) -> list[Array]:
     del transpose
     residuals, operands = _split(args, given)
     results = forward(residuals, operands)
@@ -106,7 +108,9 @@ def _jvp(primals: Sequence[Array], tangents: Sequence[Any], **params: Any) -> tu
     return out, [sum(p[1:], start=p[0]) for p in zip(*parts, strict=True)]
 
 
-def _transpose(cotangents: Sequence[Any], *args: Any, forward: Map, transpose: Map, given: Any, wanted: Any) -> list[Any]:
+def _transpose(
+    cotangents: Sequence[Any], *args: Any, forward: Map, transpose: Map, given: Any, wanted: Any
+) -> list[Any]:
     count = len(args) - sum(given)
     flowing = [type(c) is not ad.Zero for c in cotangents]
     rest = iter(flowing)

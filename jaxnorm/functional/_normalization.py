@@ -76,7 +76,9 @@ def _lean_jvp(spec: _Spec, primals: tuple[Any, ...], tangents: tuple[Any, ...]) 
     # saved for the backward pass: x, and two numbers a statistic (beside the parameter and the mask themselves)
     x, scale, bias, where = primals
     norm = _plain(spec, x, scale, bias, where)
-    rule = _Rule(spec, scale is not None, where is not None, next((p.shape for p in (scale, bias) if p is not None), ()))
+    rule = _Rule(
+        spec, scale is not None, where is not None, next((p.shape for p in (scale, bias) if p is not None), ())
+    )
     kept = [x, norm.shift, norm.rstd, *(p for p in (scale, where) if p is not None)]
     moving = [None if t is None or isinstance(t, SymbolicZero) else t for t in tangents[:3]]
     out = norm[:3]
@@ -246,7 +248,9 @@ def _channels(op: str, x: Array, axis: Any) -> int:
         )
     channel = _checks.one_axis(op, 'axis', axis, x.ndim)
     if channel == 0:
-        raise ValueError(f'{op}: axis must not be 0, which is the batch, got {axis}; move the channels to another axis.')
+        raise ValueError(
+            f'{op}: axis must not be 0, which is the batch, got {axis}; move the channels to another axis.'
+        )
     return channel
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from .. import _checks
 from .._typing import Array, ArrayLike, Axes

@@ -2,14 +2,14 @@
 
 from ._activations import ELU as ELU
 from ._activations import GELU as GELU
+from ._activations import SELU as SELU
 from ._activations import LeakyReLU as LeakyReLU
 from ._activations import LogSigmoid as LogSigmoid
 from ._activations import LogSoftmax as LogSoftmax
 from ._activations import ReLU as ReLU
 from ._activations import ReLU6 as ReLU6
-from ._activations import SELU as SELU
-from ._activations import SiLU as SiLU
 from ._activations import Sigmoid as Sigmoid
+from ._activations import SiLU as SiLU
 from ._activations import Softmax as Softmax
 from ._activations import Softplus as Softplus
 from ._activations import Tanh as Tanh

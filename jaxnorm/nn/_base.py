@@ -204,7 +204,9 @@ def _size(op: str, in_size: Any, aliases: dict[str, Any]) -> int | tuple[int, ..
     given = {n: v for n, v in {'in_size': in_size, **aliases}.items() if v is not None}
     if len(given) != 1:
         names = ' or '.join(['in_size', *aliases])
-        raise TypeError(f'{op}: {names} must be given once, got {sorted(given) or "none"}; pass for example in_size=64.')
+        raise TypeError(
+            f'{op}: {names} must be given once, got {sorted(given) or "none"}; pass for example in_size=64.'
+        )
     ((argument, size),) = given.items()
     if isinstance(size, Sequence) and not isinstance(size, str):
         if not size:
