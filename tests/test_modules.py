@@ -131,7 +131,7 @@ def test_phase_order():
     assert not jnp.array_equal(fitted, evaluated)
     layer.frozen = False
     with pytest.raises(
-        ValueError, match=r"BatchNorm0d: fit must say .*write 'with brainstate.environ.context\(fit=True\):'"
+        ValueError, match=r"BatchNorm0d: fit must say .* 'with brainstate.environ.context\(fit=True\):'"
     ):
         layer(x)
     with pytest.raises(TypeError, match='BatchNorm0d: fit must be True or False known before tracing'):

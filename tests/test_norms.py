@@ -96,25 +96,25 @@ def test_derivatives_of_every_kind(case, x64):
     x, scale, bias = inputs(0.5, 'float64', (2, 3, 8))
     assert x.dtype == jnp.float64
     where = jnp.asarray(np.random.default_rng(0).random((2, 3, 8)) > 0.25)
+    arguments = (x, scale, bias)
+    transforms = {
+        'grad': lambda f: jax.grad(f, (0, 1, 2))(*arguments),
+        'jvp': lambda f: jax.jvp(f, arguments, arguments),
+        'linearize': lambda f: jax.linearize(f, *arguments)[1](*arguments),
+        'forward over reverse': lambda f: jax.jacfwd(jax.grad(f, (0, 1, 2)), (0, 1))(*arguments),
+        'reverse over reverse': lambda f: jax.jacrev(jax.grad(f, (0, 1, 2)), (0, 1))(*arguments),
+        'reverse over forward': lambda f: jax.jacrev(jax.jacfwd(f, 0), 0)(*arguments),
+        'vmap of grad': lambda f: jax.vmap(jax.grad(f, (0, 1)), (0, None, None))(jnp.stack([x, -x]), scale, bias),
+        'vmap over scale': lambda f: jax.vmap(jax.grad(f, (0, 1)), (None, 0, None))(x, jnp.stack([scale, bias]), bias),
+        'scan': lambda f: jax.grad(
+            lambda v: jax.lax.scan(lambda c, t: (c + f(v * t, scale, bias), None), 0.0, jnp.arange(1.0, 3.0))[0]
+        )(x),
+        'remat': lambda f: jax.grad(jax.checkpoint(f), (0, 1, 2))(*arguments),
+        'jit': lambda f: jax.jit(jax.grad(f, (0, 1, 2)))(*arguments),
+    }  # fmt: skip
     for mask in (None, where):
         ours = lambda *a, mask=mask: jnp.sin(case.call(*a, mask)).sum()  # noqa: E731
         theirs = lambda *a, mask=mask: jnp.sin(definition(case, mask)(*a)).sum()  # noqa: E731
-        arguments = (x, scale, bias)
-        transforms = {
-            'grad': lambda f: jax.grad(f, (0, 1, 2))(*arguments),
-            'jvp': lambda f: jax.jvp(f, arguments, arguments),
-            'linearize': lambda f: jax.linearize(f, *arguments)[1](*arguments),
-            'forward over reverse': lambda f: jax.jacfwd(jax.grad(f, (0, 1, 2)), (0, 1))(*arguments),
-            'reverse over reverse': lambda f: jax.jacrev(jax.grad(f, (0, 1, 2)), (0, 1))(*arguments),
-            'reverse over forward': lambda f: jax.jacrev(jax.jacfwd(f, 0), 0)(*arguments),
-            'vmap of grad': lambda f: jax.vmap(jax.grad(f, (0, 1)), (0, None, None))(jnp.stack([x, 2 * x]), *arguments[1:]),
-            'vmap over scale': lambda f: jax.vmap(jax.grad(f, (0, 1)), (None, 0, None))(x, jnp.stack([scale, -scale]), bias),
-            'scan': lambda f: jax.grad(
-                lambda v: jax.lax.scan(lambda c, t: (c + f(v * t, scale, bias), None), 0.0, jnp.arange(1.0, 3.0))[0]
-            )(x),
-            'remat': lambda f: jax.grad(jax.checkpoint(f), (0, 1, 2))(*arguments),
-            'jit': lambda f: jax.jit(jax.grad(f, (0, 1, 2)))(*arguments),
-        }  # fmt: skip
         for name, transform in transforms.items():
             got, expected = jax.tree.leaves(transform(ours)), jax.tree.leaves(transform(theirs))
             for a, b in zip(got, expected, strict=True):
@@ -153,10 +153,7 @@ def test_fully_masked_gives_zeros(case):
 @each
 def test_constant_rows_are_zeros_with_finite_gradients(case):
     x, scale, bias = inputs()
-    if case.name == 'rms_norm':
-        constant = jnp.zeros_like(x)
-    else:
-        constant = jnp.full_like(x, 3.7)
+    constant = jnp.full_like(x, 0.0 if case.name == 'rms_norm' else 3.7)
     y, pull = jax.vjp(lambda v: case.call(v, scale, bias, epsilon=0.0), constant)
     np.testing.assert_allclose(y, jnp.broadcast_to(bias if case.biased else 0.0, SHAPE), atol=1e-6)
     assert jnp.isfinite(pull(jnp.ones_like(y))[0]).all()

@@ -817,7 +817,7 @@ def batch_norm_fit(
     pool = Pool(axes, _checks.axis_name(op, axis_name), axis_index_groups)
     if where is None and pool.count(x, None) == 1:
         raise ValueError(
-            f'{op}: x must hold more than one value a channel, got the shape {x.shape} with channels on axis {channel}; '
+            f'{op}: x must hold more than one value a channel, got the shape {x.shape} with channels on {channel}; '
             'one value has no variance: use a larger batch, or batch_norm with given statistics.'
         )
     scale, bias = _parameters(op, scale, bias, x.shape, channel)

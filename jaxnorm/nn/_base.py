@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import brainstate
 import jax.numpy as jnp
@@ -152,8 +152,8 @@ class Normalization(Picklable, brainstate.nn.Module):
         size = _size(op, in_size, aliases or {})
         self.any_resolution = not isinstance(size, tuple)
         self.in_size = self.out_size = size
-        self.feature_axes = _checks.axes(op, 'feature_axis', feature_axes, len(self.in_size))
-        shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self.in_size))
+        self.feature_axes = _checks.axes(op, 'feature_axis', feature_axes, len(self._size))
+        shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self._size))
         wanted = {'bias': (use_bias, bias_init), 'scale': (use_scale, scale_init)}
         values = {
             key: _initial(op, f'{key}_init', init, shape)
@@ -162,6 +162,11 @@ class Normalization(Picklable, brainstate.nn.Module):
         }
         setattr(self, self._parameters, param_type(values) if values else None)
         self.dtype = dtype
+
+    @property
+    def _size(self) -> tuple[int, ...]:
+        """`in_size` as the tuple that it always is."""
+        return tuple(cast(Any, self.in_size))
 
     @property
     def _affine(self) -> dict[str, Any]:
@@ -174,7 +179,7 @@ class Normalization(Picklable, brainstate.nn.Module):
 
     def _check_shape(self, x: Any, ranks: Sequence[int] | None = None) -> None:
         """Check the shape of an input against `in_size`; `ranks` lists what ranks may come where any resolution may."""
-        op, shape, size = type(self).__name__, jnp.shape(x), self.in_size
+        op, shape, size = type(self).__name__, jnp.shape(x), self._size
         if ranks is not None and len(shape) not in ranks:
             raise ValueError(
                 f'{op}: x must have rank {" or ".join(map(str, ranks))}, got the shape {shape}; '

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import brainstate
-import jax
+import jax.core
 import numpy as np
 
 

@@ -31,7 +31,7 @@ class _AxisNorm(Normalization):
             # PyTorch's name comes with PyTorch's meaning: all of these axes, for statistics and parameters
             reduction_axes = feature_axes = tuple(range(-len(normalized_shape), 0))
         super().__init__(in_size, feature_axes, aliases={'normalized_shape': normalized_shape}, **options)
-        op, rank = type(self).__name__, len(self.in_size)
+        op, rank = type(self).__name__, len(self._size)
         self.reduction_axes = tuple(a - rank for a in _checks.axes(op, 'reduction_axes', reduction_axes, rank))
         self.epsilon = _checks.number(op, 'epsilon', epsilon, at_least=0)
         self.axis_name = axis_name
@@ -244,7 +244,7 @@ class _ChannelNorm(Normalization):
     @property
     def _channel_axes(self) -> tuple[int, ...]:
         """The channel axes of an input, batch included."""
-        return tuple(a - len(self.in_size) for a in self.feature_axes) if self._axis is None else (self._axis,)
+        return tuple(a - len(self._size) for a in self.feature_axes) if self._axis is None else (self._axis,)
 
 
 _BATCH_NORM = """Batch normalization of inputs with a batch, {spatial} and channels.
@@ -357,7 +357,7 @@ class _BatchNorm(_ChannelNorm):
             dtype=dtype,
             name=name,
         )
-        if not self.any_resolution and len(self.in_size) != dims + 1:
+        if not self.any_resolution and len(self._size) != dims + 1:
             raise ValueError(
                 f'{op}: in_size must be the number of channels or a shape of rank {dims + 1}, got {self.in_size}; '
                 'leave the batch out of it.'
@@ -368,7 +368,7 @@ class _BatchNorm(_ChannelNorm):
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
         if self.track_running_stats:
-            shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self.in_size))
+            shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self._size))
             wide = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
             self.running_mean = mean_type(jnp.zeros(shape, wide))
             self.running_var = mean_type(jnp.ones(shape, wide))
@@ -437,7 +437,7 @@ class _SampleNorm(_ChannelNorm):
 
     def _apply(self, kernel: Any, x: Any, mask: Any, **options: Any) -> Result:
         self._check_shape(x)
-        single = not self.any_resolution and jnp.ndim(x) == len(self.in_size)
+        single = not self.any_resolution and jnp.ndim(x) == len(self._size)
         if single:  # a sample without its batch
             x, mask = x[None], None if mask is None else jnp.broadcast_to(mask, jnp.shape(x))[None]
         y = kernel(
@@ -537,7 +537,7 @@ class GroupNorm(_SampleNorm):
             param_type=param_type,
             name=name,
         )
-        channels = self.in_size[self.feature_axes[0]]
+        channels = self._size[self.feature_axes[0]]
         if (num_groups is None) == (group_size is None):
             raise ValueError(
                 f'GroupNorm: num_groups or group_size must be given, got {num_groups} and {group_size}; '
