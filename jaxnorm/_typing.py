@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import brainunit
 import jax
 
 Array: TypeAlias = jax.Array
-#: What a kernel takes: anything `jax.numpy` takes, or a `brainunit.Quantity`.
-ArrayLike: TypeAlias = jax.typing.ArrayLike | brainunit.Quantity
+#: What a kernel takes: anything `jax.numpy` takes, or a `brainunit.Quantity`. Inside a kernel it is an array; no
+#: union says both.
+ArrayLike: TypeAlias = Any
 #: One axis or several, negative ones counted from the end.
 Axes: TypeAlias = int | Sequence[int]
 #: The size of a layer's input without its batch: channels, or a whole shape.

@@ -104,8 +104,8 @@ def _jvp(primals: Sequence[Array], tangents: Sequence[Any], **params: Any) -> tu
 
         parts.append(jax.jvp(of_residuals, [residuals[i] for i in bent], [tangents[i] for i in bent])[1])
     if not parts:
-        return out, [ad.Zero.from_primal_value(o) for o in out]
-    return out, [sum(p[1:], start=p[0]) for p in zip(*parts, strict=True)]
+        return out, [jnp.zeros_like(o) for o in out]
+    return out, [p[0] if len(p) == 1 else p[0] + p[1] for p in zip(*parts, strict=True)]
 
 
 def _transpose(

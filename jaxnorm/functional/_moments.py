@@ -31,7 +31,7 @@ class Pool(NamedTuple):
             total = jax.lax.psum(total, self.axis_name, axis_index_groups=self.groups)
         return total
 
-    def count(self, x: Array, where: Array | None) -> Array | float:
+    def size(self, x: Array, where: Array | None) -> Array | float:
         """How many elements each statistic is taken over: a number, or an array of them under a mask."""
         if where is not None:
             full = jnp.broadcast_to(where, x.shape)

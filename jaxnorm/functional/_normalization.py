@@ -54,7 +54,7 @@ class _Norm(NamedTuple):
 
 def _plain(spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where: Array | None) -> _Norm:
     values = wide(x, where)
-    share = _moments.reciprocal(spec.pool.count(x, where))
+    share = _moments.reciprocal(spec.pool.size(x, where))
     if spec.centred:
         found = _moments.compute(values, spec.pool, where, share)
     else:
@@ -119,7 +119,7 @@ class _Tangent:
         x, shift, rstd, scale, where = self.rule.unpack(residuals)
         dx, dscale, dbias = operands
         pool, centred = self.rule.spec.pool, self.rule.spec.centred
-        share = _moments.reciprocal(pool.count(x, where))
+        share = _moments.reciprocal(pool.size(x, where))
         d = self.rule.centred(x, shift, where)
         if centred:
             d = d - pool.total(d) * share
@@ -157,7 +157,7 @@ class _Cotangent:
         x, shift, rstd, scale, where = self.rule.unpack(residuals)
         g, gmean, gvar = operands
         pool, centred = self.rule.spec.pool, self.rule.spec.centred
-        share = _moments.reciprocal(pool.count(x, where))
+        share = _moments.reciprocal(pool.size(x, where))
         d = self.rule.centred(x, shift, where)
         offset = _moments.contract(d, [None], pool.axes)[0] * share if centred else None
         zero = jnp.zeros_like(d)
@@ -815,7 +815,7 @@ def batch_norm_fit(
     channel = _checks.axes(op, 'axis', axis, x.ndim)
     axes = tuple(a for a in range(x.ndim) if a not in channel)
     pool = Pool(axes, _checks.axis_name(op, axis_name), axis_index_groups)
-    if where is None and pool.count(x, None) == 1:
+    if where is None and pool.size(x, None) == 1:
         raise ValueError(
             f'{op}: x must hold more than one value a channel, got the shape {x.shape} with channels on {channel}; '
             'one value has no variance: use a larger batch, or batch_norm with given statistics.'

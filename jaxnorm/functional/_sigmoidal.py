@@ -133,6 +133,26 @@ def tanh(x: ArrayLike) -> Array:
     >>> tanh(jnp.array([-jnp.inf, 0.0, jnp.inf])).tolist()
     [-1.0, 0.0, 1.0]
     """
+    return _tanh64(x) if x.dtype == jnp.float64 else _tanh32(x)
+
+
+# tanh(x / 2) = x p(x**2) / q(x**2), up to |x| = 9.02, from where tanh is 1 in float32; minimax in the relative error
+# of tanh(x), which is 9.5e-9. These are the coefficients of (2 p - 1) / x**2 and (q - 1) / x**2.
+_HALF_OVER = (0.02976839244365692, 0.00011414550681365654)
+_HALF_UNDER = (0.11310168355703354, 0.0012059942819178104, 1.2269456419744529e-06)
+
+
+def _tanh32(x: Array) -> Array:
+    """From half the argument, tanh(x) = 2 h / (1 + h**2): an error of h counts for less the closer both are to 1."""
+    square = x * x
+    t = jnp.minimum(square, 81.5)
+    a = x + x * (t * elementary.polynomial(t, _HALF_OVER))  # 2 x p
+    b = t * elementary.polynomial(t, _HALF_UNDER)  # q - 1
+    inside = (a + a * b) / (1 + (b * (2 + b) + 0.25 * a * a))
+    return jnp.where(square > 81.4, elementary.with_sign(jnp.ones_like(x), x), inside)
+
+
+def _tanh64(x: Array) -> Array:
     fall = jnp.abs(elementary.expm1(-2 * jnp.abs(x)))
     return elementary.with_sign(fall / (2 - fall), x)
 

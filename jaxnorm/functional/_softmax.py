@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .. import _checks
 from .._typing import Array, ArrayLike, Axes
@@ -22,6 +23,16 @@ class _Row:
 
     def sum(self, x: Array) -> Array:
         return jnp.sum(x, self.axes, keepdims=True)
+
+    def mass(self, e: Array) -> Array:
+        """The sum, by whatever keeps `e` from being computed twice."""
+        return lax.platform_dependent(e, cpu=self._contract, default=self.sum)
+
+    def _contract(self, e: Array) -> Array:
+        # XLA:CPU fuses cheap arithmetic into every consumer, a contraction excepted
+        ones = jnp.ones([e.shape[a] for a in self.axes], e.dtype)
+        total = jnp.tensordot(e, ones, (self.axes, tuple(range(ones.ndim))), precision=lax.Precision.HIGHEST)
+        return jnp.expand_dims(total, self.axes)
 
     def below_top(self, x: Array, where: Array | None) -> tuple[Array, Array, Array]:
         """(d, rest, top): `x` minus its greatest value in two parts, and where that value is.
@@ -45,7 +56,7 @@ class _Row:
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _softmax(row: _Row, x: Array, where: Array | None) -> Array:
     e = row.exponentials(x.astype(compute_dtype(x.dtype)), where)
-    y = e / row.sum(e)
+    y = e / row.mass(e)
     return (y if where is None else jnp.where(where, y, 0)).astype(x.dtype)
 
 
@@ -138,7 +149,7 @@ def _log_softmax(row: _Row, x: Array, where: Array | None) -> Array:
     d, rest, top = row.below_top(x.astype(compute_dtype(x.dtype)), where)
     others = jnp.where(top, 0, elementary.exp(d, rest))
     # one of the greatest is the 1 of log(1 + s): where it dominates, the result is as small as s
-    s = row.sum(others) + (row.sum(top.astype(d.dtype)) - 1)
+    s = row.mass(others) + (row.sum(top.astype(jnp.int32)) - 1).astype(d.dtype)
     log_sum = jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s))
     y = (d - log_sum) + rest
     return (y if where is None else jnp.where(where, y, -jnp.inf)).astype(x.dtype)

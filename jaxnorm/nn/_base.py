@@ -77,7 +77,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
                 f'{cls.__name__}: {error}; the signature is {cls.__name__}{inspect.signature(cls)}.'
             ) from None
         bound.apply_defaults()
-        super().__init__(name=bound.arguments.pop('name'))
+        cast(Any, super()).__init__(name=bound.arguments.pop('name'))  # brainstate hides its constructor from checkers
         size = bound.arguments.pop('in_size')
         if size is not None:
             self.in_size = self.out_size = size
@@ -147,7 +147,7 @@ class Normalization(Picklable, brainstate.nn.Module):
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
-        super().__init__(name=name)
+        cast(Any, super()).__init__(name=name)
         op = type(self).__name__
         size = _size(op, in_size, aliases or {})
         self.any_resolution = not isinstance(size, tuple)
