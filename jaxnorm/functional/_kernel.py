@@ -30,6 +30,7 @@ from ._linear import linear
 
 P = ParamSpec('P')
 R = TypeVar('R')
+R_co = TypeVar('R_co', covariant=True)
 
 # What becomes a constant of the compiled kernel when it is given for anything but the first argument.
 _CONSTANT = (bool, int, float, str, type(None), tuple, np.generic)
@@ -92,12 +93,12 @@ def _door(
     return door
 
 
-class Kernel(Protocol[P, R]):
+class Kernel(Protocol[P, R_co]):
     """What `kernel` returns: the function itself, jitted."""
 
     __name__: str
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
 
 
 @overload
@@ -124,7 +125,7 @@ def kernel(
     return _door(fun, fun, unit_in, unit_out)
 
 
-class Elementwise(Kernel[P, R], Protocol[P, R]):
+class Elementwise(Kernel[P, R_co], Protocol[P, R_co]):
     """What `elementwise` returns: a kernel whose derivative is given in closed form."""
 
     def derivative(self, fun: Callable[..., Any] | None = None, /, *, residual: Any = None) -> Any: ...
