@@ -144,15 +144,38 @@ def softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None) -> Ar
     return _softmax(row, x, _checks.mask('softmax', 'where', where, x.shape))
 
 
+def _against_top(row: _Row, x: Array, where: Array | None) -> tuple[Array, Array, Array, Array]:
+    """(d, rest, e, s): `x` minus its greatest value in two parts, their exponentials, and the sum of these minus 1.
+
+    One of the greatest is that 1: where it dominates, its logarithm of a share is as small as s.
+    """
+    d, rest, top = row.below_top(x, where)
+    others = jnp.where(top, 0, elementary.exp(d, rest))
+    count = row.sum((top if where is None else top & where).astype(jnp.int32))
+    return d, rest, jnp.where(top, 1, others), row.mass(others) + (count - 1).astype(x.dtype)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_softmax(row: _Row, x: Array, where: Array | None) -> Array:
-    d, rest, top = row.below_top(x.astype(compute_dtype(x.dtype)), where)
-    others = jnp.where(top, 0, elementary.exp(d, rest))
-    # one of the greatest is the 1 of log(1 + s): where it dominates, the result is as small as s
-    s = row.mass(others) + (row.sum(top.astype(jnp.int32)) - 1).astype(d.dtype)
+    d, rest, _, s = _against_top(row, x.astype(compute_dtype(x.dtype)), where)
     log_sum = jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s))
     y = (d - log_sum) + rest
     return (y if where is None else jnp.where(where, y, -jnp.inf)).astype(x.dtype)
+
+
+# What `_softmax` returns, out of the sums that `_log_softmax` has made.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _shares(row: _Row, x: Array, where: Array | None) -> Array:
+    _, _, e, s = _against_top(row, x, where)
+    y = e / (1 + s)
+    return y if where is None else jnp.where(where, y, 0)
+
+
+@_shares.defjvp
+def _shares_jvp(row: _Row, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    y = _shares(row, *primals)
+    t = tangents[0] if primals[1] is None else jnp.where(primals[1], tangents[0], 0)
+    return y, y * (t - row.sum(y * t))
 
 
 @dataclass(frozen=True)
@@ -167,7 +190,7 @@ class _LogSoftmaxSlope:
         (t,) = operands
         assert t is not None
         where = masks[0] if masks else None
-        p = _softmax(self.row, x.astype(compute_dtype(x.dtype)), where)
+        p = _shares(self.row, x.astype(compute_dtype(x.dtype)), where)
         wide = t.astype(p.dtype)
         wide = wide if where is None else jnp.where(where, wide, 0)
         out = wide - (p * self.row.sum(wide) if self.transposed else self.row.sum(p * wide))
