@@ -154,7 +154,7 @@ def exp_parts(x: Array, rest: Array | None = None, shift: int = 0) -> tuple[Arra
 def exp(x: Array, rest: Array | None = None, shift: int = 0) -> Array:
     """exp(x + rest) * 2**shift for x + rest <= 0."""
     scale, p = exp_parts(x, rest, shift)
-    return scale + scale * p
+    return scale * (1 + p)  # not scale + scale * p: a subnormal product is lost
 
 
 def expm1(x: Array) -> Array:

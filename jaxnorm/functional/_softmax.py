@@ -45,7 +45,7 @@ class _Row:
         d = x - m
         back = d - x
         rest = (x - (d - back)) - (m + back)
-        return jnp.where(top, 0, d), jnp.where(d > elementary.lowest(x), rest, 0), top
+        return jnp.where(top, 0, d), jnp.where(jnp.isfinite(d), rest, 0), top
 
     def exponentials(self, x: Array, where: Array | None) -> Array:
         d, rest, _ = self.below_top(x, where)
@@ -149,10 +149,12 @@ def _against_top(row: _Row, x: Array, where: Array | None) -> tuple[Array, Array
 
     One of the greatest is that 1: where it dominates, its logarithm of a share is as small as s.
     """
+    shift = elementary.format_of(x).spare  # a sum of exponentials may be normal where they are not
     d, rest, top = row.below_top(x, where)
-    others = jnp.where(top, 0, elementary.exp(d, rest))
+    others = jnp.where(top, 0, elementary.exp(d, rest, shift))
     count = row.sum((top if where is None else top & where).astype(jnp.int32))
-    return d, rest, jnp.where(top, 1, others), row.mass(others) + (count - 1).astype(x.dtype)
+    s = row.mass(others) * 2.0**-shift + (count - 1).astype(x.dtype)
+    return d, rest, jnp.where(top, 1, others * 2.0**-shift), s
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
