@@ -110,6 +110,15 @@ def compute(x: Array, pool: Pool, where: Array | None, share: Array | float) -> 
     return Moments(shift, offset, var)
 
 
+def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
+    """The offset that belongs to a shift, again.
+
+    The difference is written as a sum: one of its own, which XLA:CPU makes a part of the reduction. The same `x - shift`
+    that stands in other terms would be stored for all of them.
+    """
+    return pool.total(centre(x, shift, where) if where is not None else x + -shift) * share
+
+
 def mean_square(x: Array, pool: Pool, share: Array | float) -> Moments:
     """The mean of x², in place of the variance, for norms that do not centre."""
     square = pool.total(_in_steps(x * x, pool.axes[-1])) * share

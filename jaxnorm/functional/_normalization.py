@@ -42,6 +42,15 @@ def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
     return h if bias is None else h + bias
 
 
+def _once(y: Array, x: Array) -> Array:
+    """`y`, but where `x` is nan, and so is `y`, that nan.
+
+    The choice changes nothing, and keeps XLA:CPU from computing `y` again in each of its consumers, which it does with
+    what is made of a single array: in a chain of norms each layer's consumers would compute all layers before it.
+    """
+    return jnp.where(x == x, y, x)
+
+
 class _Norm(NamedTuple):
     """A norm as it is defined, with what its derivative needs."""
 
@@ -62,7 +71,7 @@ def _plain(spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where
     found = Moments(*(checkpoint_name(m, 'moments') for m in found))
     rstd = _rstd(found.var, spec.epsilon)
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
-    y = _affine(d * rstd, scale, bias)
+    y = _once(_affine(d * rstd, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)
     return _Norm(y.astype(x.dtype), *found.reported(share), found.shift, rstd)
 
@@ -159,7 +168,7 @@ class _Cotangent:
         pool, centred = self.rule.spec.pool, self.rule.spec.centred
         share = _moments.reciprocal(pool.size(x, where))
         d = self.rule.centred(x, shift, where)
-        offset = _moments.contract(d, [None], pool.axes)[0] * share if centred else None
+        offset = _moments.offset_of(wide(x, where), shift, where, pool, share) if centred else None
         zero = jnp.zeros_like(d)
         dx, dscale, dbias = zero, None, None
         if g is not None:
@@ -173,13 +182,14 @@ class _Cotangent:
             (g_sum,), (p_sum,) = (_moments.contract(t, [None], inner) if inner else [t] for t in (g, p))
             (q,) = _moments.contract(p_sum, [scale], rest)
             gs = g if scale is None else g * scale
+            # dx as a difference of two arrays, and not a multiple of one, for the reason that `_once` gives
             if offset is None:
-                dx = rstd * (gs - d * (q * rstd * rstd * share))
+                dx = gs * rstd - d * (q * rstd * (rstd * share) * rstd)  # in this order nothing over- or underflows
                 (dscale,), (dbias,) = _moments.contract(p_sum, [rstd], outer), _moments.contract(g_sum, [None], outer)
             else:
                 (mean_gs,) = _moments.contract(g_sum, [scale], rest)
-                q = (q - offset * mean_gs) * (rstd * rstd * share)
-                dx = rstd * (gs - mean_gs * share - (d - offset) * q)
+                q = (q - offset * mean_gs) * rstd * (rstd * share) * rstd
+                dx = (gs - mean_gs * share) * rstd - (d - offset) * q
                 (dscale,) = _moments.contract(p_sum, [rstd], outer)
                 missed, dbias = _moments.contract(g_sum, [rstd * offset, None], outer)
                 dscale = dscale - missed

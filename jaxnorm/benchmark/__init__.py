@@ -1,0 +1,1 @@
+"""Speed, memory and accuracy beside the installed peers: ``python -m jaxnorm.benchmark --help``."""

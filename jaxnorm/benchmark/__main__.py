@@ -1,0 +1,167 @@
+"""The command: ``python -m jaxnorm.benchmark norms`` or ``… activations``."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from . import _measure, _peers
+from ._measure import Plan, Row
+
+BENCHMARKS = {'norms': _peers.norms, 'activations': _peers.activations}
+LIBRARIES = ('jax', 'jaxlib', 'brainstate', 'flax', 'equinox', 'dm-haiku', 'keras', 'torch')
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f'{self.prog}: error: {message} (--help lists all options)\n')
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        sizes = tuple(int(part) for part in text.split(','))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
+        raise argparse.ArgumentTypeError(f'must be whole numbers from 1 on with commas between, got {text!r}')
+    return sizes
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be a whole number from 1 on, got {text!r}')
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options of the command."""
+    result = Parser(
+        prog='python -m jaxnorm.benchmark',
+        description='jaxnorm beside the installed peers. Each peer is timed in turn with jaxnorm (A B B A) over a '
+        'chain of layers inside one jit; a ratio is the time of jaxnorm divided by that of the peer, so below 1 '
+        'jaxnorm is faster. Its spread is the quartiles of the rounds; the A/A row shows the noise of the machine. '
+        'What a peer computes is first compared with the definition in float64.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = result.add_argument
+    add('benchmark', choices=list(BENCHMARKS), help='what to measure')
+    add('--op', action='append', metavar='NAME', help='only this op; may be repeated')
+    add('--peer', action='append', metavar='NAME', help='only this library beside jaxnorm; may be repeated')
+    add('--shape', type=_shape, metavar='N,N,…', help='of the input; by default one that suits the op')
+    add('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32', help='of the input')
+    add('--phase', choices=_measure.PHASES, help='only this phase')
+    add('--chain', type=_count, default=Plan.chain, metavar='N', help='layers in one jit')
+    add('--rounds', type=_count, default=Plan.rounds, metavar='N', help='A B B A rounds a peer')
+    add('--json', action='store_true', help='print JSON in place of tables')
+    return result
+
+
+def rows(options: argparse.Namespace, plan: Plan) -> Iterator[Row]:
+    """All rows that were asked for."""
+    cases = BENCHMARKS[options.benchmark](options.shape, options.dtype)
+    for op in options.op or cases:
+        case = cases[op]
+        keep = {'jaxnorm', *(options.peer or case.candidates)}
+        chosen = {name: layer for name, layer in case.candidates.items() if name in keep}
+        yield from _measure.measure(_measure.Case(**{**vars(case), 'candidates': chosen}), plan)
+
+
+def environment() -> dict[str, Any]:
+    """What the figures depend on."""
+    import jax
+
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        'python': platform.python_version(),
+        'machine': platform.machine(),
+        'cores': os.cpu_count(),
+        'device': f'{device.platform} ({device.device_kind})',
+        'versions': versions,
+    }
+
+
+def _cells(row: Row) -> list[str]:
+    def show(value: float | None, text: str) -> str:
+        return '' if value is None else format(value, text)
+
+    spread = '' if row.quartiles is None else '{:.2f}–{:.2f}'.format(*row.quartiles)
+    temporary = None if row.temporary is None else row.temporary / 2**20
+    milliseconds = None if row.seconds is None else row.seconds * 1e3
+    numbers = [show(milliseconds, '.2f'), show(row.ratio, '.2f'), spread, show(temporary, '.1f')]
+    return [row.library, *numbers, show(row.saved, '.2f'), show(row.error, '.1e'), row.note]
+
+
+HEADINGS = ['library', 'ms', 'ratio', 'quartiles', 'temp MiB', 'saved', 'error', 'note']
+
+
+def table(group: Sequence[Row]) -> str:
+    """The rows of one case and phase, and who is the fastest of JAX's."""
+    cells = [HEADINGS, *(_cells(row) for row in group)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for line in cells:
+        left = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:-1], widths[1:-1], strict=True)), line[-1]]
+        lines.append('  '.join(left).rstrip())
+    first = group[0]
+    lines.insert(0, f'{first.op} {first.shape} {first.dtype}, {first.phase}')
+    peers = [r for r in group[2:] if r.ratio is not None and r.library != 'torch']
+    if peers:
+        best = min(peers, key=lambda r: r.seconds or 0)
+        lines.append(f'{best.ratio:.2f} of the time of the fastest JAX peer, {best.library}')
+    return '\n'.join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    command = parser()
+    options = command.parse_args(arguments)
+    known = BENCHMARKS[options.benchmark](options.shape, options.dtype)
+    for op in options.op or ():
+        if op not in known:
+            command.error(f'argument --op: must be one of {", ".join(known)}, got {op!r}')
+    peers = {name for case in known.values() for name in case.candidates}
+    for peer in options.peer or ():
+        if peer not in peers:
+            command.error(f'argument --peer: must be one of {", ".join(sorted(peers))}, got {peer!r}')
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f'\r{text[:100]:<100}\r', end='', file=sys.stderr, flush=True)
+
+    phases = (options.phase,) if options.phase else _measure.PHASES
+    plan = Plan(options.rounds, options.chain, phases, say)
+    about = environment()
+    found: list[Row] = []
+    if not options.json:
+        versions = ', '.join(f'{name} {number}' for name, number in about['versions'].items())
+        print(f'Python {about["python"]}, {about["cores"]} cores ({about["machine"]}), {about["device"]}; {versions}')
+        print(f'{plan.rounds} rounds of A B B A, chains of {plan.chain} in one jit; ratio: time of jaxnorm / its own')
+        print('saved: for the backward pass of one layer, in sizes of its input; error: against float64')
+    for row in rows(options, plan):
+        if not options.json and found and (found[-1].op, found[-1].phase) != (row.op, row.phase):
+            print(f'\n{table(found)}', flush=True)
+            found.clear()
+        found.append(row)
+    if options.json:
+        print(json.dumps({'environment': about, 'plan': {'rounds': plan.rounds, 'chain': plan.chain},
+                          'rows': [asdict(row) for row in found]}, indent=1))  # fmt: skip
+    else:
+        print(f'\n{table(found)}')
+
+
+if __name__ == '__main__':
+    main()
