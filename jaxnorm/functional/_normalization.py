@@ -179,20 +179,19 @@ class _Cotangent:
             inner = tuple(a for a in pool.axes if shape[a] == 1)
             rest = tuple(a for a in pool.axes if shape[a] != 1)
             outer = tuple(a for a in range(x.ndim) if a not in pool.axes and shape[a] == 1)
-            (g_sum,), (p_sum,) = (_moments.contract(t, [None], inner) if inner else [t] for t in (g, p))
-            (q,) = _moments.contract(p_sum, [scale], rest)
+            g_sum, p_sum = (_moments.contract(t, None, inner) for t in (g, p))
+            q = _moments.contract(p_sum, scale, rest)
             gs = g if scale is None else g * scale
             # dx as a difference of two arrays, and not a multiple of one, for the reason that `_once` gives
             if offset is None:
                 dx = gs * rstd - d * (q * rstd * (rstd * share) * rstd)  # in this order nothing over- or underflows
-                (dscale,), (dbias,) = _moments.contract(p_sum, [rstd], outer), _moments.contract(g_sum, [None], outer)
+                dscale = _moments.contract(p_sum, rstd, outer)
             else:
-                (mean_gs,) = _moments.contract(g_sum, [scale], rest)
+                mean_gs = _moments.contract(g_sum, scale, rest)
                 q = (q - offset * mean_gs) * rstd * (rstd * share) * rstd
                 dx = (gs - mean_gs * share) * rstd - (d - offset) * q
-                (dscale,) = _moments.contract(p_sum, [rstd], outer)
-                missed, dbias = _moments.contract(g_sum, [rstd * offset, None], outer)
-                dscale = dscale - missed
+                dscale = _moments.contract(p_sum, rstd, outer) - _moments.contract(g_sum, rstd * offset, outer)
+            dbias = _moments.contract(g_sum, None, outer)
         if gmean is not None and centred:
             dx = dx + gmean * share
         if gvar is not None:
