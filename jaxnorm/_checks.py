@@ -140,6 +140,15 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     return missing >= 0 and all(s in (1, t) for s, t in zip(shape, tuple(to)[missing:], strict=True))
 
 
+def several(op: str, count: Any, shape: Sequence[int], channel: Sequence[int], fix: str) -> None:
+    """Refuse a batch of one value a channel; `count` is how many there are on all devices."""
+    if count == 1:
+        raise ValueError(
+            f'{op}: x must hold more than one value a channel, got the shape {tuple(shape)} with channels on '
+            f'{tuple(channel)}; one value has no variance: use a larger batch, or {fix}.'
+        )
+
+
 def one_of(op: str, argument: str, value: Any, choices: Iterable[Any]) -> Any:
     """Return `value` if it is among `choices`."""
     choices = list(choices)

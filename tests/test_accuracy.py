@@ -358,7 +358,9 @@ def test_numpy_references(op):
 def test_second_derivative(op):
     """Autodiff of the slope: 1e-5 where the curvature is of the order of one, and finite everywhere."""
     exact = argument_as_float(op, np.dtype(np.float32))
-    x = np.array([-8.1, -5.3, -3.2, -2.1, -1.2784646, -0.75, -0.4, -0.05, 0.06, 0.3, 0.69, 0.71, 1.1, 1.9, 3.3, 5.2, 7.9])
+    x = np.array(
+        [-8.1, -5.3, -3.2, -2.1, -1.2784646, -0.75, -0.4, -0.05, 0.06, 0.3, 0.69, 0.71, 1.1, 1.9, 3.3, 5.2, 7.9]
+    )
     x = x.astype(np.float32)
     curvature = jax.jit(jax.vmap(jax.grad(jax.grad(op))))
     with mp.workdps(DIGITS):
@@ -414,7 +416,9 @@ def test_learned_hyperparameter(name):
 
     by = jax.jit(jax.vmap(jax.vmap(jax.grad(one, 1)), (0, None)))
     with mp.workdps(DIGITS):
-        wanted = [[float(exact(mp.mpf(float(v)), mp.mpf(float(h)))) for v, h in zip(row, values)] for row in x]
+        wanted = [
+            [float(exact(mp.mpf(float(v)), mp.mpf(float(h)))) for v, h in zip(row, values, strict=True)] for row in x
+        ]
     wanted = np.array(wanted)
     np.testing.assert_allclose(by(x, values), wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
     total = jax.grad(lambda h: jnp.sum(one(x, h)))(jnp.asarray(values))

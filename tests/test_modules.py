@@ -26,6 +26,8 @@ NORMS = {
     'RMSNorm': (nn.RMSNorm(10), (4, 10)),
     'GroupNorm': (nn.GroupNorm(num_groups=4, num_channels=16), (2, 8, 8, 16)),
     'GroupNorm size': (nn.GroupNorm((8, 8, 16), num_groups=None, group_size=4), (2, 8, 8, 16)),
+    # a shape of one axis is the last one, as in brainstate
+    'GroupNorm brainstate': (nn.GroupNorm((16,), 0, 4, reduction_axes=(1, 2, -1)), (4, 8, 8, 16)),
     'InstanceNorm first': (nn.InstanceNorm((16, 8, 8), feature_axis=0), (2, 16, 8, 8)),
 }
 every = pytest.mark.parametrize('name', list(NORMS))
@@ -211,8 +213,10 @@ def test_for_loop_and_shard_map():
 
 X = batch((32, 10))
 ERRORS = [
-    (lambda: nn.BatchNorm0d(10)(X[0], fit=True), 'batch_norm_fit: x must hold more than one value a channel'),
-    (lambda: nn.BatchNorm0d(10)(X[:1], fit=True), 'batch_norm_fit: x must hold more than one value a channel'),
+    (lambda: nn.BatchNorm0d(10)(X[0], fit=True), 'BatchNorm0d: x must hold more than one value a channel'),
+    (lambda: nn.BatchNorm0d(10)(X[:1], fit=True), 'BatchNorm0d: x must hold .* or fit=False'),
+    (lambda: F.batch_norm_fit(X[:1]), 'batch_norm_fit: x must hold more than one value a channel'),
+    (lambda: F.group_norm(X, num_groups=2, reduction_axes=0), 'group_norm: reduction_axes must hold the channels'),
     (lambda: nn.BatchNorm0d(10, momentum=1.5), 'BatchNorm0d: momentum must be a finite number .* got 1.5'),
     (lambda: nn.BatchNorm0d(10, epsilon=-1), 'BatchNorm0d: epsilon must be a finite number at least 0, got -1.0'),
     (lambda: nn.BatchNorm2d((3, 4)), 'BatchNorm2d: in_size must be the number of channels or a shape of rank 3'),

@@ -114,7 +114,11 @@ def table(group: Sequence[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
     for line in cells:
-        left = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:-1], widths[1:-1], strict=True)), line[-1]]
+        left = [
+            line[0].ljust(widths[0]),
+            *(c.rjust(w) for c, w in zip(line[1:-1], widths[1:-1], strict=True)),
+            line[-1],
+        ]
         lines.append('  '.join(left).rstrip())
     first = group[0]
     lines.insert(0, f'{first.op} {first.shape} {first.dtype}, {first.phase}')

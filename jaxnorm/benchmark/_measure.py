@@ -77,7 +77,7 @@ class JaxLayer:
     def __init__(self, layer: Layer) -> None:
         self.layer = layer
 
-    def chain(self, phase: str) -> Callable[..., Any]:
+    def chain(self, phase: str) -> Any:
         def forward(x: Any, parameters: Any) -> Any:
             for p in parameters:
                 x = self.layer(x, *p)
@@ -100,8 +100,11 @@ class JaxLayer:
         """What one layer keeps for the backward pass, in sizes of its input, its parameters left out."""
         x, parameters, _ = arguments
         kept = jax.tree.leaves(jax.vjp(self.layer, x, *parameters[0])[1])
-        own = [p.shape for p in parameters[0]]
-        return sum(a.nbytes for a in kept if hasattr(a, 'nbytes') and a.shape not in own) / x.nbytes
+
+        def is_parameter(a: Any) -> bool:
+            return any(a.size == p.size and bool((a.ravel() == p.ravel()).all()) for p in parameters[0])
+
+        return sum(a.nbytes for a in kept if hasattr(a, 'nbytes') and not is_parameter(a)) / x.nbytes
 
 
 class TorchLayer:
@@ -180,7 +183,8 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def paired(a: Callable[[], Any], b: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
     """(ratios of a's time by b's, one a round; times of b), in the order A B B A, without the garbage collector."""
-    a(), b()
+    a()
+    b()
     ratios, times = [], []
     collecting = gc.isenabled()
     gc.disable()

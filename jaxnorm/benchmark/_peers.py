@@ -146,7 +146,7 @@ def norms(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
     image = shape or (32, 16, 16, 128)
     width, channels = rows[-1], image[-1]
     groups = max(channels // 4, 1)
-    own = dict(epsilon=EPSILON)
+    own: Any = {'epsilon': EPSILON}
     cases = [
         Case('layer_norm', rows, dtype, _layer_norm, {
             'jaxnorm': lambda: partial(F.layer_norm, **own),

@@ -7,7 +7,6 @@ what the rounding took away, and the variance is that of d. Centred values are `
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -116,8 +115,8 @@ def compute(x: Array, pool: Pool, where: Array | None, share: Array | float) -> 
 def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
     """The offset that belongs to a shift, again.
 
-    The difference is written as a sum: one of its own, which XLA:CPU makes a part of the reduction. The same `x - shift`
-    that stands in other terms would be stored for all of them.
+    The difference is written as a sum: one of its own, which XLA:CPU makes a part of the reduction. The `x - shift`
+    that stands in other terms as well would be stored for all of them.
     """
     return pool.total(centre(x, shift, where) if where is not None else x + -shift) * share
 

@@ -529,6 +529,7 @@ def group_norm(
     *,
     num_groups: int,
     axis: int = -1,
+    reduction_axes: Axes | None = None,
     epsilon: float = 1e-6,
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
@@ -548,6 +549,9 @@ def group_norm(
         The number of groups; it divides the number of channels.
     axis : int
         The channels; the first axis is the batch.
+    reduction_axes : int or tuple of int, optional
+        The axes to reduce, the channels among them, of which each group is taken for itself; by default all but the
+        batch.
     epsilon : float
         Added to the variance, in the square of the unit of `x`.
     where : bool array, optional
@@ -587,11 +591,21 @@ def group_norm(
     >>> F.group_norm(x, num_groups=2).shape
     (2, 3, 4)
     """
-    return _grouped('group_norm', x, scale, bias, num_groups, axis, epsilon, where, (axis_name, axis_index_groups))
+    names = (axis_name, axis_index_groups)
+    return _grouped('group_norm', x, scale, bias, num_groups, axis, epsilon, where, names, reduction_axes)
 
 
 def _grouped(
-    op: str, x: Any, scale: Any, bias: Any, num_groups: int | None, axis: Any, epsilon: Any, where: Any, names: Any
+    op: str,
+    x: Any,
+    scale: Any,
+    bias: Any,
+    num_groups: int | None,
+    axis: Any,
+    epsilon: Any,
+    where: Any,
+    names: Any,
+    reduction_axes: Any = None,
 ) -> Array:
     """A norm of each sample over its groups of channels; None is a group a channel."""
     channel = _channels(op, x, axis)
@@ -611,7 +625,13 @@ def _grouped(
 
     scale, bias = _parameters(op, scale, bias, x.shape, (channel,))
     mask = _checks.mask(op, 'where', where, x.shape)
-    pool = Pool(tuple(a for a in range(1, x.ndim + 1) if a != channel), _checks.axis_name(op, names[0]), names[1])
+    reduced = _checks.axes(op, 'reduction_axes', range(1, x.ndim) if reduction_axes is None else reduction_axes, x.ndim)
+    if channel not in reduced or 0 in reduced:
+        raise ValueError(
+            f'{op}: reduction_axes must hold the channels, axis {channel}, and not the batch, axis 0, '
+            f'got {reduction_axes}; leave it out to reduce all but the batch.'
+        )
+    pool = Pool(tuple(a + (a >= channel) for a in reduced), _checks.axis_name(op, names[0]), names[1])
     y = _norm(_Spec(pool, _epsilon(op, epsilon)), cast(Array, split(x)), split(scale), split(bias), split(mask))[0]
     return y.reshape(x.shape)
 
@@ -824,11 +844,8 @@ def batch_norm_fit(
     channel = _checks.axes(op, 'axis', axis, x.ndim)
     axes = tuple(a for a in range(x.ndim) if a not in channel)
     pool = Pool(axes, _checks.axis_name(op, axis_name), axis_index_groups)
-    if where is None and pool.size(x, None) == 1:
-        raise ValueError(
-            f'{op}: x must hold more than one value a channel, got the shape {x.shape} with channels on {channel}; '
-            'one value has no variance: use a larger batch, or batch_norm with given statistics.'
-        )
+    if where is None:
+        _checks.several(op, pool.size(x, None), x.shape, channel, 'batch_norm with given statistics')
     scale, bias = _parameters(op, scale, bias, x.shape, channel)
     mask = _checks.mask(op, 'where', where, x.shape)
     y, mean, var = _norm(_Spec(pool, _epsilon(op, epsilon)), x, scale, bias, mask)

@@ -174,6 +174,11 @@ class Normalization(Picklable, brainstate.nn.Module):
         state = getattr(self, self._parameters)
         return {} if state is None else dict(state.value)
 
+    def __pretty_repr_item__(self, name: str, value: Any) -> Any:
+        # what says where the parameters lie, and is told by in_size and axis already
+        hidden = ('any_resolution', 'feature_axes') if self.any_resolution else ('any_resolution',)
+        return None if name in hidden else cast(Any, super()).__pretty_repr_item__(name, value)
+
     def _result(self, y: Array) -> Array:
         return y if self.dtype is None else y.astype(self.dtype)
 

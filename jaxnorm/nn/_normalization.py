@@ -1,5 +1,6 @@
 """Norms as modules: parameters, running statistics and phases round the kernels."""
 
+import math
 from typing import Any, ClassVar
 
 import brainstate
@@ -228,13 +229,13 @@ class _ChannelNorm(Normalization):
         self, in_size: Size | None, feature_axis: Axes, epsilon: float, aliases: dict[str, Any], **options: Any
     ) -> None:
         size = next((s for s in (in_size, *aliases.values()) if s is not None), 0)
-        channels_only = isinstance(size, int) or len(size) == 1
-        # a number of channels says nothing of the axes between it and the batch, so there the axis is the input's
+        # a number of channels says nothing of the axes between it and the batch, so there the axis is the input's; a
+        # shape of one axis, as brainstate has it, is the last one
         self._axis = None
-        if channels_only and isinstance(feature_axis, int):
+        if isinstance(size, int) and isinstance(feature_axis, int):
             self._axis, feature_axis = feature_axis + (feature_axis >= 0), 0
         super().__init__(in_size, feature_axis, aliases=aliases, **options)
-        self.any_resolution = channels_only
+        self.any_resolution = isinstance(size, int) or len(size) == 1
         self.epsilon = _checks.number(type(self).__name__, 'epsilon', epsilon, at_least=0)
 
     @property
@@ -382,6 +383,9 @@ class _BatchNorm(_ChannelNorm):
         if self.track_running_stats and not phase(type(self).__name__, fit, self.frozen):
             y = F.batch_norm(x, self.running_mean.value, self.running_var.value, where=mask, **options)
         else:
+            if mask is None and self.axis_name is None:
+                count = jnp.size(x) // math.prod(jnp.shape(x)[a] for a in axis)
+                _checks.several(type(self).__name__, count, jnp.shape(x), axis, 'fit=False')
             names = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
             y, mean, var = F.batch_norm_fit(x, where=mask, **names, **options)
             if self.track_running_stats:
@@ -474,6 +478,8 @@ class GroupNorm(_SampleNorm):
         Whether there are such parameters.
     bias_init, scale_init : callable or array_like
         Their initial value, or a function of the shape.
+    reduction_axes : int or tuple of int, optional
+        The axes of the input to reduce, the channels among them; by default all but the batch.
     axis_name, axis_index_groups
         A mapped axis over which each group is split, as in `jax.lax.psum`.
     use_fast_variance : bool
@@ -514,6 +520,7 @@ class GroupNorm(_SampleNorm):
         use_scale: bool = True,
         bias_init: Any = 0.0,
         scale_init: Any = 1.0,
+        reduction_axes: Axes | None = None,
         axis_name: AxisName | None = None,
         axis_index_groups: AxisGroups | None = None,
         use_fast_variance: bool = True,
@@ -551,10 +558,11 @@ class GroupNorm(_SampleNorm):
             )
         self.num_groups = num_groups if group_size is None else channels // group_size
         self.group_size = channels // self.num_groups  # type: ignore[operator]
+        self.reduction_axes = reduction_axes
 
     def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
         """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.group_norm, x, mask, num_groups=self.num_groups)
+        return self._apply(F.group_norm, x, mask, num_groups=self.num_groups, reduction_axes=self.reduction_axes)
 
 
 class InstanceNorm(_SampleNorm):
