@@ -192,8 +192,10 @@ _evaluate.defjvp(_evaluate_jvp, symbolic_zeros=True)
 @overload
 def elementwise(fun: Callable[P, R], /) -> Elementwise[P, R]: ...
 @overload
-def elementwise(*, unit_out: int | None = None) -> Callable[[Callable[P, R]], Elementwise[P, R]]: ...
-def elementwise(fun: Any = None, /, *, unit_out: int | None = None) -> Any:
+def elementwise(
+    *, unit_in: Mapping[str, int] | None = None, unit_out: int | None = None
+) -> Callable[[Callable[P, R]], Elementwise[P, R]]: ...
+def elementwise(fun: Any = None, /, *, unit_in: Mapping[str, int] | None = None, unit_out: int | None = None) -> Any:
     """Make a public kernel of an activation `fun(x, *hyperparameters)`.
 
     The formula and the derivative see arrays of at least float32; the result has the input's dtype.
@@ -206,7 +208,7 @@ def elementwise(fun: Any = None, /, *, unit_out: int | None = None) -> Any:
     one (a mask for piecewise linear functions, whose slope may then be a boolean: select, not multiply).
     """
     if fun is None:
-        return functools.partial(elementwise, unit_out=unit_out)
+        return functools.partial(elementwise, unit_in=unit_in, unit_out=unit_out)
     rule = _Rule(fun, None, None, ())
 
     def body(x: Array, **hyper: Any) -> Array:
@@ -228,6 +230,6 @@ def elementwise(fun: Any = None, /, *, unit_out: int | None = None) -> Any:
         rule = _Rule(fun, slope, residual, ())
         return slope
 
-    door = cast(Any, _door(fun, body, unit_out=unit_out))
+    door = cast(Any, _door(fun, body, unit_in, unit_out))
     door.derivative = derivative
     return door
