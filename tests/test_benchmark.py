@@ -117,9 +117,39 @@ def test_the_command(capsys):
     assert found['rows'][0]['ratio'] > 0
 
 
+def test_accuracy_sees_what_is_wrong(capsys):
+    from jaxnorm.benchmark import _accuracy
+    from jaxnorm.benchmark._exact import EXACT
+
+    one = _measure.Case('sigmoid', (1,), 'float32', lambda x: x, {
+        'jaxnorm': CASES['sigmoid'].candidates['jaxnorm'],
+        'rounded twice': lambda: lambda x: 1 / (1 + jnp.exp(-x)),
+        'nan in the tail': lambda: lambda x: jnp.where(x < -40, jnp.nan, CASES['sigmoid'].candidates['jaxnorm']()(x)),
+    })  # fmt: skip
+    ours, plain, broken = _accuracy.measure(one, EXACT['sigmoid'], {}, points=200)
+    assert max(ours.value, ours.slope) <= _accuracy.LIMITS['float32']
+    assert plain.slope > 1000  # y (1 - y), from a y that is rounded to 1
+    assert broken.value == np.inf
+    command.main(['accuracy', '--op', 'sigmoid', '--peer', 'jax.nn'])
+    assert re.search(r'^sigmoid +\d\.\d / \d\.\d +\S+ / ', capsys.readouterr().out, re.M)
+
+
+def test_accuracy_of_exact_numbers_is_right():
+    from jaxnorm.benchmark._accuracy import ulps
+
+    one = np.float32(1)
+    assert ulps([one, np.nextafter(one, 2), np.nan, 0.0], [1.0, 1.0, 1.0, 1e-45], 'float32').tolist() == [
+        0,
+        1,
+        np.inf,
+        0,
+    ]
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
+        (['norms', '--dtype', 'float64'], '--dtype: must be float32, bfloat16 or float16 for timings'),
         (['speed'], "invalid choice: 'speed'"),
         (['norms', '--op', 'gelu'], "--op: must be one of layer_norm, .* got 'gelu'"),
         (['norms', '--peer', 'numpy'], "--peer: must be one of .* got 'numpy'"),

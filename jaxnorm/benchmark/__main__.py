@@ -1,19 +1,20 @@
-"""The command: ``python -m jaxnorm.benchmark norms`` or ``… activations``."""
+"""The command: ``python -m jaxnorm.benchmark norms``, ``… activations`` or ``… accuracy``."""
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import _measure, _peers
-from ._measure import Plan, Row
+from ._measure import Case, Plan, Row
 
-BENCHMARKS = {'norms': _peers.norms, 'activations': _peers.activations}
+BENCHMARKS = {'norms': _peers.norms, 'activations': _peers.activations, 'accuracy': _peers.activations}
 LIBRARIES = ('jax', 'jaxlib', 'brainstate', 'flax', 'equinox', 'dm-haiku', 'keras', 'torch')
 
 
@@ -47,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
         description='jaxnorm beside the installed peers. Each peer is timed in turn with jaxnorm (A B B A) over a '
         'chain of layers inside one jit; a ratio is the time of jaxnorm divided by that of the peer, so below 1 '
         'jaxnorm is faster. Its spread is the quartiles of the rounds; the A/A row shows the noise of the machine. '
-        'What a peer computes is first compared with the definition in float64.',
+        'What a peer computes is first compared with the definition in float64. `accuracy` instead measures the worst '
+        'errors of activations and of their slopes, in units of the last place, against mpmath.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -56,7 +58,12 @@ def parser() -> argparse.ArgumentParser:
     add('--op', action='append', metavar='NAME', help='only this op; may be repeated')
     add('--peer', action='append', metavar='NAME', help='only this library beside jaxnorm; may be repeated')
     add('--shape', type=_shape, metavar='N,N,…', help='of the input; by default one that suits the op')
-    add('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32', help='of the input')
+    add(
+        '--dtype',
+        choices=('float32', 'bfloat16', 'float16', 'float64'),
+        default='float32',
+        help='of the input; float64 for accuracy only',
+    )
     add('--phase', choices=_measure.PHASES, help='only this phase')
     add('--chain', type=_count, default=Plan.chain, metavar='N', help='layers in one jit')
     add('--rounds', type=_count, default=Plan.rounds, metavar='N', help='A B B A rounds a peer')
@@ -64,14 +71,33 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def chosen(options: argparse.Namespace) -> dict[str, Case]:
+    """The cases that were asked for, with the libraries that were."""
+    cases = BENCHMARKS[options.benchmark](options.shape, options.dtype)
+    found = {op: cases[op] for op in options.op or cases}
+    for op, case in found.items():
+        keep = {'jaxnorm', *(options.peer or case.candidates)}
+        found[op] = replace(case, candidates={n: layer for n, layer in case.candidates.items() if n in keep})
+    return found
+
+
+def accuracy(options: argparse.Namespace, plan: Plan) -> None:
+    """Print the worst errors of each library."""
+    from . import _accuracy  # only here, for it needs mpmath
+
+    found = [row for case in chosen(options).values() for row in _accuracy.of_case(case, plan.say)]
+    if options.json:
+        print(json.dumps({'environment': environment(), 'rows': [asdict(row) for row in found]}, indent=1))
+        return
+    limit = _accuracy.LIMITS[options.dtype]
+    print(f'worst errors in ulp of {options.dtype}, value / slope, against mpmath; jaxnorm promises {limit:g}')
+    print(_accuracy.table(found))
+
+
 def rows(options: argparse.Namespace, plan: Plan) -> Iterator[Row]:
     """All rows that were asked for."""
-    cases = BENCHMARKS[options.benchmark](options.shape, options.dtype)
-    for op in options.op or cases:
-        case = cases[op]
-        keep = {'jaxnorm', *(options.peer or case.candidates)}
-        chosen = {name: layer for name, layer in case.candidates.items() if name in keep}
-        yield from _measure.measure(_measure.Case(**{**vars(case), 'candidates': chosen}), plan)
+    for case in chosen(options).values():
+        yield from _measure.measure(case, plan)
 
 
 def environment() -> dict[str, Any]:
@@ -124,7 +150,7 @@ def table(group: Sequence[Row]) -> str:
     lines.insert(0, f'{first.op} {first.shape} {first.dtype}, {first.phase}')
     peers = [r for r in group[2:] if r.ratio is not None and r.library != 'torch']
     if peers:
-        best = min(peers, key=lambda r: r.seconds or 0)
+        best = max(peers, key=lambda r: r.ratio or 0)  # by the pairs, for the machine drifts from row to row
         lines.append(f'{best.ratio:.2f} of the time of the fastest JAX peer, {best.library}')
     return '\n'.join(lines)
 
@@ -148,6 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     phases = (options.phase,) if options.phase else _measure.PHASES
     plan = Plan(options.rounds, options.chain, phases, say)
+    if options.benchmark == 'accuracy':
+        if importlib.util.find_spec('mpmath') is None:
+            command.error("accuracy is measured against mpmath, which is missing; pip install 'jaxnorm[benchmark]'")
+        accuracy(options, plan)
+        return
+    if options.dtype == 'float64':
+        command.error('argument --dtype: must be float32, bfloat16 or float16 for timings, got float64')
     about = environment()
     found: list[Row] = []
     if not options.json:

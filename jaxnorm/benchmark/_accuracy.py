@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 
-from ._exact import DIGITS, Exact
-from ._measure import Case, Layer
+from ._exact import DIGITS, EXACT, Exact
+from ._measure import AbsentError, Case, Layer
 
 #: what jaxnorm promises
 LIMITS = {'float32': 4.0, 'float64': 8.0, 'bfloat16': 0.6, 'float16': 0.6}
@@ -125,9 +125,14 @@ def measure(case: Case, exact: Exact, hyper: Mapping[str, Any], points: int = 10
             row = Accuracy(case.op, case.dtype, library)
             try:
                 layer = factory()
-                value, slope = (of_torch if library == 'torch' else of_jax)(layer)(x)
+            except AbsentError:
+                continue
             except ImportError as error:
                 row.note = f'not installed ({error.name or error})'
+                yield row
+                continue
+            try:
+                value, slope = (of_torch if library == 'torch' else of_jax)(layer)(x)
             except Exception as error:  # a peer that fails, in whatever way, is a line of the table and not its end
                 if library == 'jaxnorm':
                     raise
@@ -139,3 +144,27 @@ def measure(case: Case, exact: Exact, hyper: Mapping[str, Any], points: int = 10
                     (float(e.max()), float(x[int(e.argmax())])) for e in errors
                 )
             yield row
+
+
+def of_case(case: Case, say: Callable[[str], None]) -> Iterator[Accuracy]:
+    """The rows of an activation as the speed benchmark knows it; none for one that is not elementwise."""
+    name, hyper = ('gelu', {'approximate': True}) if case.op == 'gelu_tanh' else (case.op, {})
+    if name in EXACT:
+        say(f'{case.op} {case.dtype}')
+        yield from measure(case, EXACT[name], hyper)
+
+
+def table(rows: Sequence[Accuracy]) -> str:
+    """A line an op, a column a library."""
+    libraries = list(dict.fromkeys(row.library for row in rows))
+    cells = {(row.op, row.library): _errors(row) for row in rows}
+    lines = [['op', *libraries]]
+    lines += [[op, *(cells.get((op, lib), '') for lib in libraries)] for op in dict.fromkeys(row.op for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return '\n'.join('  '.join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _errors(row: Accuracy) -> str:
+    if row.value is None or row.slope is None:
+        return row.note
+    return ' / '.join(f'{error:.1f}' if error < 1000 else f'{error:.0e}' for error in (row.value, row.slope))

@@ -27,6 +27,10 @@ PASSES = {'forward': 2, 'forward+backward': 5}
 Layer = Callable[..., Any]
 
 
+class AbsentError(Exception):
+    """A library that is installed does not have the op: no row."""
+
+
 @dataclass(frozen=True)
 class Case:
     """One line of a benchmark: an op at a shape, what defines it, and who has it.
@@ -229,6 +233,8 @@ def measure(case: Case, plan: Plan) -> Iterator[Row]:
             found = row(library)
             try:
                 layer = factory()
+            except AbsentError:
+                continue
             except ImportError as error:
                 found.note = f'not installed ({error.name or error})'
                 yield found

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import functional as F
-from ._measure import Case, Layer
+from ._measure import AbsentError, Case, Layer
 
 EPSILON = 1e-5
 
@@ -201,14 +201,19 @@ def _logistic(x: Any) -> Any:
     return 1 / (1 + jnp.exp(-x))
 
 
-#: op: (definition in float64, options of ours and of jax.nn, name and options in torch)
-_ACTIVATIONS: dict[str, tuple[Layer, dict[str, Any], str, dict[str, Any]]] = {
+def _below(x: Any) -> Any:
+    return jnp.expm1(jnp.minimum(x, 0))
+
+
+#: op: (definition in float64, options of all but PyTorch, name and options in PyTorch; None where it has none)
+_ACTIVATIONS: dict[str, tuple[Layer, dict[str, Any], str | None, dict[str, Any]]] = {
     'relu': (lambda x: jnp.maximum(x, 0), {}, 'relu', {}),
     'relu6': (lambda x: jnp.clip(x, 0, 6), {}, 'relu6', {}),
     'leaky_relu': (lambda x: jnp.where(x > 0, x, 0.01 * x), {}, 'leaky_relu', {}),
-    'elu': (lambda x: jnp.where(x > 0, x, jnp.expm1(jnp.minimum(x, 0))), {}, 'elu', {}),
+    'elu': (lambda x: jnp.where(x > 0, x, _below(x)), {}, 'elu', {}),
+    'celu': (lambda x: jnp.where(x > 0, x, _below(x)), {}, 'celu', {}),
     'selu': (
-        lambda x: 1.0507009873554805 * jnp.where(x > 0, x, 1.6732632423543772 * jnp.expm1(jnp.minimum(x, 0))),
+        lambda x: 1.0507009873554805 * jnp.where(x > 0, x, 1.6732632423543772 * _below(x)),
         {},
         'selu',
         {},
@@ -221,25 +226,44 @@ _ACTIVATIONS: dict[str, tuple[Layer, dict[str, Any], str, dict[str, Any]]] = {
         {'approximate': 'tanh'},
     ),
     'silu': (lambda x: x * _logistic(x), {}, 'silu', {}),
+    'mish': (lambda x: x * jnp.tanh(jnp.logaddexp(0, x)), {}, 'mish', {}),
     'sigmoid': (_logistic, {}, 'sigmoid', {}),
     'log_sigmoid': (lambda x: -jnp.logaddexp(0, -x), {}, 'logsigmoid', {}),
     'tanh': (jnp.tanh, {}, 'tanh', {}),
     'softplus': (lambda x: jnp.logaddexp(0, x), {}, 'softplus', {}),
+    'squareplus': (lambda x: (x + jnp.sqrt(x * x + 4)) / 2, {}, None, {}),
+    'soft_sign': (lambda x: x / (1 + abs(x)), {}, 'softsign', {}),
+    'hard_sigmoid': (lambda x: jnp.clip(x + 3, 0, 6) / 6, {}, 'hardsigmoid', {}),
+    'hard_silu': (lambda x: x * jnp.clip(x + 3, 0, 6) / 6, {}, 'hardswish', {}),
+    'hard_tanh': (lambda x: jnp.clip(x, -1, 1), {}, 'hardtanh', {}),
+    'hard_shrink': (lambda x: jnp.where(abs(x) > 0.5, x, 0), {}, 'hardshrink', {}),
+    'soft_shrink': (lambda x: jnp.sign(x) * jnp.maximum(abs(x) - 0.5, 0), {}, 'softshrink', {}),
+    'tanh_shrink': (lambda x: x - jnp.tanh(x), {}, 'tanhshrink', {}),
     'softmax': (lambda x: jax.nn.softmax(x), {}, 'softmax', {'dim': -1}),
     'log_softmax': (lambda x: jax.nn.log_softmax(x), {}, 'log_softmax', {'dim': -1}),
 }
 
 
 def activations(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
-    """The activations."""
+    """The activations, each with the libraries that have it."""
     cases = {}
     for op, (definition, options, torch_name, torch_options) in _ACTIVATIONS.items():
-        name = op.removesuffix('_tanh')
+        name = op.removesuffix('_tanh') if op == 'gelu_tanh' else op
+        if not hasattr(F, name):
+            continue
 
         def of(module: Callable[[], Any], name: str = name, options: dict[str, Any] = options) -> Callable[[], Layer]:
-            return lambda: partial(getattr(module(), name), **options)
+            def factory() -> Layer:
+                function = getattr(module(), name, None)
+                if function is None:
+                    raise AbsentError
+                return partial(function, **options)
 
-        def in_torch(t: Any, f: Any, name: str = torch_name, options: dict[str, Any] = torch_options) -> Layer:
+            return factory
+
+        def in_torch(t: Any, f: Any, name: str | None = torch_name, options: dict[str, Any] = torch_options) -> Layer:
+            if name is None:
+                raise AbsentError
             return partial(getattr(f, name), **options)
 
         cases[op] = Case(op, shape or (2048, 1024), dtype, definition, {
@@ -273,4 +297,4 @@ class _KerasActivations:
         self.keras = keras
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.keras.activations, name)
+        return getattr(self.keras.activations, name, None)
