@@ -1,7 +1,7 @@
 """The two base classes: an activation made from its function, and a norm that owns scale and bias."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 import brainstate
@@ -42,14 +42,25 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
 
     The constructor takes the function's hyperparameters, with its names, order and defaults; they become
     attributes. A `where` of the function is the `mask` of the call.
+
+    Hyperparameters that are `learned`, given with their initial values, are held by one state instead:
+    ``class PReLU(Activation, fn=F.prelu, learned={'slope': 0.25})`` is constructed as ``PReLU(in_size=1, slope=0.25)``,
+    with one number shared by all where `in_size` is 1, else one for each feature, and has the state
+    ``weight: {'slope'}``. `aliases` are other libraries' names of constructor arguments.
     """
 
     fn: ClassVar[Callable[..., Any]]
     _hyper: ClassVar[tuple[str, ...]] = ()
+    _learned: ClassVar[tuple[str, ...]] = ()
     _aliases: ClassVar[dict[str, str]] = {}
     _maskable: ClassVar[bool] = False
 
-    def __init_subclass__(cls, fn: Callable[..., Any] | None = None, aliases: dict[str, str] | None = None) -> None:
+    def __init_subclass__(
+        cls,
+        fn: Callable[..., Any] | None = None,
+        aliases: dict[str, str] | None = None,
+        learned: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init_subclass__()
         if fn is None:
             return
@@ -58,35 +69,52 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         cls._maskable = any(p.name == 'where' for p in parameters)
         parameters = [p for p in parameters if p.name != 'where']
         cls._hyper = tuple(p.name for p in parameters)
+        cls._learned = tuple(learned or ())
         cls._aliases = aliases or {}
-        extra = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=None) for n in ('in_size', 'name')]
-        cls.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
-        cls.__doc__ = _class_doc(cls.__doc__ or '', fn, cls._hyper)
+        one = inspect.Parameter
+        options = [one('name', one.KEYWORD_ONLY, default=None)]
+        if learned:
+            parameters = [p.replace(default=learned[p.name]) if p.name in learned else p for p in parameters]
+            parameters = [one('in_size', one.POSITIONAL_OR_KEYWORD, default=1), *parameters]
+            options = [one('param_type', one.KEYWORD_ONLY, default=brainstate.ParamState), *options]
+        else:
+            options = [one('in_size', one.KEYWORD_ONLY, default=None), *options]
+        cls.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
+        cls.__doc__ = _class_doc(cls.__doc__ or '', fn, cls._hyper, bool(learned))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        cls = type(self)
+        op = type(self).__name__
         for alias, name in self._aliases.items():
             if alias in kwargs:
                 if name in kwargs:
-                    raise TypeError(f'{cls.__name__}: {alias} is another name of {name}; pass only one of the two.')
+                    raise TypeError(f'{op}: {alias} is another name of {name}; pass only one of the two.')
                 kwargs[name] = kwargs.pop(alias)
+        signature = inspect.signature(type(self))
         try:
-            bound = inspect.signature(cls).bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(
-                f'{cls.__name__}: {error}; the signature is {cls.__name__}{inspect.signature(cls)}.'
-            ) from None
+            raise TypeError(f'{op}: {error}; the signature is {op}{signature}.') from None
         bound.apply_defaults()
-        cast(Any, super()).__init__(name=bound.arguments.pop('name'))  # brainstate hides its constructor from checkers
-        size = bound.arguments.pop('in_size')
-        if size is not None:
+        given = dict(bound.arguments)
+        cast(Any, super()).__init__(name=given.pop('name'))  # brainstate hides its constructor from checkers
+        size = given.pop('in_size')
+        if self._learned:
+            size = _size(op, size, {})
+            shape = size if isinstance(size, tuple) else (size,)
+            values = {n: jnp.array(_initial(op, n, given.pop(n), shape)) for n in self._learned}
+            self.weight = given.pop('param_type')(values)
+            if shape != (1,):
+                self.in_size = self.out_size = size
+        elif size is not None:
             self.in_size = self.out_size = size
-        for name, value in bound.arguments.items():
+        for name, value in given.items():
             setattr(self, name, value)
 
     def update(self, x: ArrayLike, mask: ArrayLike | None = None) -> Result:
         """Apply the function to `x`."""
-        options = {name: getattr(self, name) for name in self._hyper}
+        options = {name: getattr(self, name) for name in self._hyper if name not in self._learned}
+        if self._learned:
+            options |= self.weight.value
         if self._maskable:
             options['where'] = mask
         elif mask is not None:
@@ -97,9 +125,12 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         return type(self).fn(x, **options)
 
 
-def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str]) -> str:
+def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str], learned: bool) -> str:
     """A class docstring from that of the function: the same formula, defaults and reference, said once."""
     arguments = ''.join(f'{name} :\n    As in `jaxnorm.functional.{fn.__name__}`.\n' for name in hyper)
+    if learned:
+        size = 'in_size : int or tuple of int\n    The features, each with parameters of its own; 1 shares one.\n'
+        arguments = size + arguments + 'param_type : type\n    The state class of what is learned.\n'
     return inspect.cleandoc(summary) + (f'\n\nParameters\n----------\n{arguments}' if arguments else '')
 
 
