@@ -122,8 +122,8 @@ NORMS = [
     ),
 ]
 
-#: functions whose own tests stand in test_norms.py
-OTHERS = {'moments', 'batch_norm'}
+#: functions whose own tests stand in test_norms.py and test_custom.py
+OTHERS = {'moments', 'batch_norm', 'get'}
 ALIASES = {'swish': 'silu'}
 
 

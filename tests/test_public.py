@@ -27,6 +27,7 @@ MAY_IMPORT = {
     '_units': set(),
     'functional/_linear': {'_typing'},
     'functional': {'_typing', '_checks', '_units', 'functional'},
+    '_activation': {'_checks', 'functional', 'nn'},
     'nn': {'_typing', '_checks', '_units', 'functional', 'nn'},
     'benchmark': {'_typing', '_checks', '_units', 'functional', 'nn', 'benchmark'},
 }

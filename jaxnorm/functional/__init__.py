@@ -6,6 +6,7 @@ from ._exponential import softplus as softplus
 from ._gated import gelu as gelu
 from ._gated import silu as silu
 from ._gated import swish as swish
+from ._get import get as get
 from ._normalization import batch_norm as batch_norm
 from ._normalization import batch_norm_fit as batch_norm_fit
 from ._normalization import group_norm as group_norm

@@ -114,7 +114,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         """Apply the function to `x`."""
         options = {name: getattr(self, name) for name in self._hyper if name not in self._learned}
         if self._learned:
-            options |= self.weight.value
+            options |= {n: v.reshape(()) if v.shape == (1,) else v for n, v in self.weight.value.items()}
         if self._maskable:
             options['where'] = mask
         elif mask is not None:
