@@ -184,12 +184,12 @@ class _Cotangent:
             gs = g if scale is None else g * scale
             # dx as a difference of two arrays, and not a multiple of one, for the reason that `_once` gives
             if offset is None:
-                dx = gs * rstd - d * (q * rstd * (rstd * share) * rstd)  # in this order nothing over- or underflows
+                dx = gs * rstd - (d * rstd) * (q * rstd * (rstd * share))  # so that nothing over- or underflows
                 dscale = _moments.contract(p_sum, rstd, outer)
             else:
                 mean_gs = _moments.contract(g_sum, scale, rest)
-                q = (q - offset * mean_gs) * rstd * (rstd * share) * rstd
-                dx = (gs - mean_gs * share) * rstd - (d - offset) * q
+                q = (q - offset * mean_gs) * rstd * (rstd * share)
+                dx = (gs - mean_gs * share) * rstd - ((d - offset) * rstd) * q
                 dscale = _moments.contract(p_sum, rstd, outer) - _moments.contract(g_sum, rstd * offset, outer)
             dbias = _moments.contract(g_sum, None, outer)
         if gmean is not None and centred:
