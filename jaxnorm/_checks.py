@@ -72,12 +72,14 @@ def number(
     return result
 
 
-def integer(op: str, argument: str, value: Any, *, at_least: int = 1) -> int:
-    """Return `value` as a Python int that is not below `at_least`."""
+def integer(op: str, argument: str, value: Any, *, at_least: int = 1, at_most: int | None = None) -> int:
+    """Return `value` as a Python int inside the given bounds."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f'{op}: {argument} must be an integer, got {describe(value)}; pass a Python int.')
     if value < at_least:
         raise ValueError(f'{op}: {argument} must be at least {at_least}, got {value}; choose a larger one.')
+    if at_most is not None and value > at_most:
+        raise ValueError(f'{op}: {argument} must be at most {at_most}, got {value}; choose a smaller one.')
     return int(value)
 
 
@@ -156,6 +158,25 @@ def one_of(op: str, argument: str, value: Any, choices: Iterable[Any]) -> Any:
         listed = ', '.join(repr(c) for c in choices)
         raise ValueError(f'{op}: {argument} must be one of {listed}, got {value!r}; choose one of them.')
     return value
+
+
+def hyperparameter(op: str, argument: str, value: Any, **bounds: float) -> Any:
+    """Return `value`: an array as it is, and a number, which has to be inside the given bounds, as a Python float."""
+    return value if isinstance(value, jax.Array) else number(op, argument, value, **bounds)
+
+
+def random_key(op: str, argument: str, key: Any) -> Array:
+    """Return `key` if it is one random key, new-style or raw."""
+    dtype = getattr(key, 'dtype', None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        if key.shape == ():
+            return key
+    elif dtype == jnp.uint32 and key.shape in ((2,), (4,)):
+        return key
+    raise TypeError(
+        f'{op}: {argument} must be one JAX random key, got {describe(key)}; '
+        'pass for example jax.random.key(0), or one of those that jax.random.split returns.'
+    )
 
 
 def axis_name(op: str, name: Any) -> Any:

@@ -21,7 +21,8 @@ class Activation:
     kinks: dict[float, float] = field(default_factory=dict)  # where: the slope there
     arguments: dict[str, Any] = field(default_factory=dict)
     keeps_unit: bool = False
-    residual: str = 'input'  # what is saved for the backward pass: 'input' or 'mask'
+    residual: str = 'input'  # what is saved for the backward pass: 'input', 'mask' or 'nothing'
+    inputs: tuple[str, ...] = ()  # those of the arguments that a module takes when it is called
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -42,21 +43,67 @@ ACTIVATIONS = [
     Activation('relu6', (0, 6), 'ReLU6', (0, 0), {0.0: 0.0, 6.0: 0.0}, residual='mask'),
     Activation('leaky_relu', (-inf, inf), 'LeakyReLU', (0.01, 1), {0.0: 0.01}, keeps_unit=True, residual='mask'),
     Activation('leaky_relu', (-inf, inf), 'LeakyReLU', (0.2, 1), {0.0: 0.2}, {'negative_slope': 0.2}, True, 'mask'),
+    Activation('prelu', (-inf, inf), 'PReLU', (0.25, 1), {0.0: 0.25}, {'slope': 0.25}, True, 'mask'),
+    Activation('threshold', (7, inf), 'Threshold', (0, 1), {0.5: 0.0}, {'threshold': 0.5, 'value': 7.0}, True, 'mask'),
+    Activation('tlu', (0, inf), 'TLU', (0, 1), {0.0: 0.0}, {'threshold': 0.0}, True, 'mask'),
+    Activation('tlu', (-1.5, inf), 'TLU', (0, 1), {-1.5: 0.0}, {'threshold': -1.5}, True, 'mask'),
+    Activation('squared_relu', (0, inf), 'SquaredReLU', (0, inf)),
+    Activation('star_relu', (-0.4472, inf), 'StarReLU', (0, inf)),
+    Activation('star_relu', (0.5, inf), 'StarReLU', (0, inf), arguments={'scale': 1.5, 'bias': 0.5}),
+    Activation('identity', (-inf, inf), 'Identity', (1, 1), keeps_unit=True, residual='nothing'),
+    Activation('hard_tanh', (-1, 1), 'Hardtanh', (0, 0), {-1.0: 0.0, 1.0: 0.0}, {}, True, 'mask'),
+    Activation('hard_tanh', (0, 1), 'Hardtanh', (0, 0), {0.0: 0.0, 1.0: 0.0}, {'min_value': 0.0}, True, 'mask'),
+    Activation('approximate_tanh', (-1, 1), 'ApproximateTanh', (0, 0), {-1.0: 0.0, 1.0: 0.0}, residual='mask'),
+    Activation('hard_sigmoid', (0, 1), 'Hardsigmoid', (0, 0), {-3.0: 0.0, 3.0: 0.0}, residual='mask'),
+    Activation('hard_silu', (0, inf), 'Hardswish', kinks={-3.0: 0.0, 3.0: 1.0}),
+    Activation('hard_mish', (0, inf), 'HardMish', kinks={-2.0: 0.0}),
+    Activation('sparse_plus', (0, inf), 'SparsePlus'),
+    Activation('sparse_sigmoid', (0, 1), 'SparseSigmoid', (0, 0), {-1.0: 0.0, 1.0: 0.0}, residual='mask'),
+    Activation('hard_shrink', (-inf, inf), 'Hardshrink', (1, 1), {-0.5: 0.0, 0.5: 0.0}, {}, True, 'mask'),
+    Activation('soft_shrink', (-inf, inf), 'Softshrink', (1, 1), {-0.5: 0.0, 0.5: 0.0}, {}, True, 'mask'),
+    Activation('soft_shrink', (-inf, inf), 'Softshrink', (1, 1), {-2.0: 0.0, 2.0: 0.0}, {'lambd': 2.0}, True, 'mask'),
     Activation('elu', (-1, inf), 'ELU', kinks={0.0: 1.0}),
     Activation('elu', (-2.5, inf), 'ELU', arguments={'alpha': 2.5}),
+    Activation('celu', (-1, inf), 'CELU', kinks={0.0: 1.0}),
+    Activation('celu', (-2.5, inf), 'CELU', arguments={'alpha': 2.5}),
     Activation('selu', (-1.7580993408473766, inf), 'SELU'),
     Activation('gelu', (0, inf), 'GELU'),
     Activation('gelu', (0, inf), 'GELU', arguments={'approximate': True}),
     Activation('silu', (0, inf), 'SiLU'),
+    Activation('swish', (0, inf), 'Swish'),
+    Activation('swish', (0, inf), 'Swish', arguments={'beta': 1.5}),
+    Activation('adaptive_swish', (0, inf), 'AdaptiveSwish'),
+    Activation('adaptive_swish', (0, inf), 'AdaptiveSwish', (0, 0.5), arguments={'alpha': 0.5, 'beta': 1.5}),
+    Activation('adaptive_swish', (-inf, 0), 'AdaptiveSwish', (2.0, 0), arguments={'alpha': 2.0, 'beta': -0.75}),
+    Activation('quick_gelu', (0, inf), 'QuickGELU'),
+    Activation('mish', (0, inf), 'Mish'),
+    Activation('tanh_exp', (0, inf), 'TanhExp'),
+    Activation('serf', (0, inf), 'Serf'),
+    Activation('lisht', (inf, inf), 'LiSHT', (-1, 1)),
     Activation('sigmoid', (0, 1), 'Sigmoid', (0, 0)),
     Activation('log_sigmoid', (-inf, 0), 'LogSigmoid', (1, 0)),
     Activation('tanh', (-1, 1), 'Tanh', (0, 0)),
     Activation('softplus', (0, inf), 'Softplus'),
     Activation('softplus', (0, inf), 'Softplus', arguments={'beta': 2.0}),
+    Activation('exponential', (0, inf), 'Exponential', (0, inf)),
+    Activation('squareplus', (0, inf), 'Squareplus'),
+    Activation('squareplus', (0, inf), 'Squareplus', arguments={'b': 0.3}),
+    Activation('soft_sign', (-1, 1), 'Softsign', (0, 0), {0.0: 1.0}),
+    Activation('scaled_tanh', (-1.7159, 1.7159), 'ScaledTanh', (0, 0)),
+    Activation('scaled_tanh', (-2, 2), 'ScaledTanh', (0, 0), arguments={'scale': 2.0, 'slope': 0.7}),
+    Activation('tanh_shrink', (-inf, inf), 'Tanhshrink', (1, 1)),
+    Activation('snake', (-inf, inf), 'Snake', (1, 1)),  # the mean of a slope that has no limit
+    Activation('snake', (-inf, inf), 'Snake', (1, 1), arguments={'frequency': 1.75}),
+    Activation('sine', (0, 0), 'Sine', (0, 0)),  # likewise
+    Activation('sine', (0, 0), 'Sine', (0, 0), arguments={'frequency': 1.75}),
+    Activation('time_decayed_tanh', (-0.7408182, 0.7408182), 'TimeDecayedTanh', (0, 0), {}, {'t': 3.0}, inputs=('t',)),
+    Activation('gated_tanh', (0, 1), 'GatedTanh', (0, 0), arguments={'h_prev': 0.0}, inputs=('h_prev',)),
 ]
 OVER_AXIS = [
     Activation('softmax', (0, 1), 'Softmax'),
     Activation('log_softmax', (-inf, 0), 'LogSoftmax'),
+    Activation('softmin', (1, 0), 'Softmin'),
+    Activation('sparsemax', (0, 1), 'Sparsemax', residual='mask'),
 ]
 
 
@@ -122,9 +169,22 @@ NORMS = [
     ),
 ]
 
-#: functions whose own tests stand in test_norms.py and test_custom.py
-OTHERS = {'moments', 'batch_norm', 'get'}
-ALIASES = {'swish': 'silu'}
+#: functions, and classes, whose own tests stand in test_norms.py, test_custom.py and test_piecewise.py
+OTHERS = {'moments', 'batch_norm', 'get', 'crelu', 'maxout', 'quantized_sigmoid', 'rrelu', 'xielu'}
+OTHER_CLASSES = {'CReLU', 'Maxout', 'QuantizedSigmoid', 'RReLU', 'XIELU'}
+#: two-input gates, whose tests stand in test_glu.py
+GATES = {
+    'glu': 'GLU',
+    'geglu': 'GEGLU',
+    'reglu': 'ReGLU',
+    'swiglu': 'SwiGLU',
+    'bilinear': 'BilinearGLU',
+    'gaussian_glu': 'GaussianGLU',
+}
+#: what has its tests in test_over_axis.py
+OTHERS |= {'gumbel_softmax', 'logsumexp', *GATES}
+OTHER_CLASSES |= {'GumbelSoftmax', 'Softmax2d', *GATES.values()}
+ALIASES = {'hard_swish': 'hard_silu'}
 
 
 def id_of(case: Any) -> str:

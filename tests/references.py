@@ -21,6 +21,86 @@ def leaky_relu(x, negative_slope=0.01):
     return np.where(x > 0, x, negative_slope * x)
 
 
+def prelu(x, slope):
+    return np.where(x > 0, x, slope * x)
+
+
+def rrelu(x, lower=1 / 8, upper=1 / 3):
+    return np.where(x > 0, x, (lower + upper) / 2 * x)
+
+
+def threshold(x, threshold, value):
+    return np.where(x > threshold, x, value)
+
+
+def tlu(x, threshold):
+    return np.maximum(x, threshold)
+
+
+def squared_relu(x):
+    return np.maximum(x, 0) ** 2
+
+
+def star_relu(x, scale=0.8944, bias=-0.4472):
+    return scale * np.maximum(x, 0) ** 2 + bias
+
+
+def crelu(x, axis=-1):
+    return np.concatenate([np.maximum(x, 0), np.maximum(-x, 0)], axis)
+
+
+def maxout(x, num_units):
+    """Along the last axis."""
+    return x.reshape(*x.shape[:-1], num_units, -1).max(-1)
+
+
+def identity(x):
+    return x
+
+
+def hard_tanh(x, min_value=-1.0, max_value=1.0):
+    return np.clip(x, min_value, max_value)
+
+
+def approximate_tanh(x):
+    """The line through 0, beyond 1 lines of a quarter of its slope, and all of it clipped."""
+    outside = np.sign(x) * (1 + 0.25 * (np.abs(x) - 1))
+    return np.clip(np.where(np.abs(x) <= 1, x, outside), -1, 1)
+
+
+def hard_sigmoid(x):
+    return np.clip(x + 3, 0, 6) / 6
+
+
+def hard_silu(x):
+    return x * hard_sigmoid(x)
+
+
+def hard_mish(x):
+    return x / 2 * np.clip(x + 2, 0, 2)
+
+
+def sparse_plus(x):
+    return np.where(x <= -1, 0, np.where(x >= 1, x, (x + 1) ** 2 / 4))
+
+
+def sparse_sigmoid(x):
+    return np.clip(x + 1, 0, 2) / 2
+
+
+def quantized_sigmoid(x, bits=8):
+    largest = 2**bits - 1
+    return np.floor(sigmoid(x) * largest + 0.5) / largest
+
+
+def hard_shrink(x, lambd=0.5):
+    return np.where(np.abs(x) > lambd, x, 0)
+
+
+def soft_shrink(x, lambd=0.5):
+    return np.sign(x) * np.maximum(np.abs(x) - lambd, 0)
+
+
 def elu(x, alpha=1.0):
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
@@ -39,6 +119,38 @@ def silu(x):
     return x * sigmoid(x)
 
 
+def swish(x, beta=1.0):
+    return x * sigmoid(beta * x)
+
+
+def adaptive_swish(x, alpha=1.0, beta=1.0):
+    return alpha * x * sigmoid(beta * x)
+
+
+def quick_gelu(x):
+    return x * sigmoid(1.702 * x)
+
+
+def mish(x):
+    return x * np.tanh(np.logaddexp(0, x))
+
+
+def tanh_exp(x):
+    return x * np.tanh(np.exp(x))
+
+
+def serf(x):
+    return x * np.vectorize(math.erf)(np.logaddexp(0, x))
+
+
+def xielu(x, alpha_p=0.8, alpha_n=0.8, beta=0.5, eps=-1e-6):
+    return beta * x + np.where(x > 0, alpha_p * x * x, alpha_n * (np.expm1(np.minimum(x, eps)) - x))
+
+
+def lisht(x):
+    return x * np.tanh(x)
+
+
 def log_sigmoid(x):
     return -np.logaddexp(0, -x)
 
@@ -49,6 +161,48 @@ def tanh(x):
 
 def softplus(x, beta=1.0):
     return np.logaddexp(0, beta * x) / beta
+
+
+def celu(x, alpha=1.0):
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0) / alpha))
+
+
+def exponential(x):
+    return np.exp(x)
+
+
+def squareplus(x, b=4.0):
+    root = np.sqrt(x * x + b)
+    return np.where(x > 0, (x + root) / 2, b / (2 * (root + np.abs(x))))  # (x + root) (root - x) = b
+
+
+def soft_sign(x):
+    return x / (1 + np.abs(x))
+
+
+def scaled_tanh(x, scale=1.7159, slope=2 / 3):
+    return scale * np.tanh(slope * x)
+
+
+def time_decayed_tanh(x, t, decay_rate=0.1):
+    return np.tanh(x) * np.exp(-decay_rate * t)
+
+
+def gated_tanh(x, h_prev):
+    return sigmoid(x + h_prev) * np.tanh(x) + sigmoid(-x - h_prev) * h_prev
+
+
+def tanh_shrink(x):
+    small = x**3 / 3 - 2 * x**5 / 15 + 17 * x**7 / 315 - 62 * x**9 / 2835  # Taylor, where digits would cancel
+    return np.where(np.abs(x) < 0.02, small, x - np.tanh(x))
+
+
+def snake(x, frequency=1.0):
+    return x + np.sin(frequency * x) ** 2 / frequency
+
+
+def sine(x, frequency=1.0):
+    return np.sin(frequency * x)
 
 
 def softmax(x, axis=-1, where=None):
@@ -65,6 +219,51 @@ def log_softmax(x, axis=-1):
         else np.where(x == m, 0, np.exp(x - m)).sum(axis, keepdims=True)
     )
     return (x - m) - np.log1p(others)
+
+
+def softmin(x, axis=-1):
+    return softmax(-x, axis)
+
+
+def logsumexp(x, axis=-1):
+    m = np.max(x, axis, keepdims=True)
+    return np.squeeze(m + np.log(np.exp(x - m).sum(axis, keepdims=True)), axis)
+
+
+def sparsemax(x, axis=-1):
+    """By sorting, as in Martins and Astudillo's algorithm 1."""
+    axes = (axis,) if isinstance(axis, int) else axis
+    moved = np.moveaxis(x, axes, range(-len(axes), 0))
+    rows = moved.reshape(*moved.shape[: x.ndim - len(axes)], -1)
+    z = -np.sort(-rows, -1)
+    total, k = np.cumsum(z, -1), np.arange(1, rows.shape[-1] + 1)
+    count = (1 + k * z > total).sum(-1, keepdims=True)
+    threshold = (np.take_along_axis(total, count - 1, -1) - 1) / count
+    return np.moveaxis(np.maximum(rows - threshold, 0).reshape(moved.shape), range(-len(axes), 0), axes)
+
+
+def glu(a, b):
+    return a * sigmoid(b)
+
+
+def geglu(a, b, approximate=False):
+    return a * gelu(b, approximate)
+
+
+def reglu(a, b):
+    return a * relu(b)
+
+
+def swiglu(a, b, alpha=1.0, offset=0.0):
+    return (a + offset) * b * sigmoid(alpha * b)
+
+
+def bilinear(a, b):
+    return a * b
+
+
+def gaussian_glu(a, b, mean=0.0, std=1.0):
+    return a * np.exp(-(((b - mean) / std) ** 2) / 2)
 
 
 def moments(x, axis, where=None):

@@ -26,6 +26,7 @@ def test_value(case, dtype):
     assert y.dtype == x.dtype
     assert y.shape == x.shape
     expected = case.reference(np.asarray(x, np.float64), **case.arguments)
+    expected = np.where(np.abs(expected) > float(jnp.finfo(dtype).max), np.copysign(np.inf, expected), expected)
     # 4 ulp in float32, a rounding in the narrow ones (test_accuracy.py measures ulp by ulp); what is below the
     # least normal number may be flushed to zero
     tolerance = (8 if dtype == 'float32' else 1.2) * ROUNDOFF[dtype]
@@ -42,8 +43,9 @@ def test_value_in_double(case, x64):
 
 @each
 def test_slope_in_double_is_that_of_the_definition(case, x64):
-    x = jnp.asarray(GRID[np.abs(GRID) > 1e-2])
-    x = x[jnp.abs(x - 6) > 1e-2]
+    x = jnp.asarray(GRID[np.abs(GRID) > 1e-2]) + 3e-3  # off the tenths, where pieces meet
+    for kink in case.kinks:
+        x = x[jnp.abs(x - kink) > 1e-2]
     h = 1e-5
     f = case.reference
     slope = (f(np.asarray(x + h), **case.arguments) - f(np.asarray(x - h), **case.arguments)) / (2 * h)
@@ -56,7 +58,7 @@ def test_slope_in_double_is_that_of_the_definition(case, x64):
 @each
 def test_forward_and_reverse_and_second_derivatives_agree(case, x64):
     f = apply(case)
-    x = jnp.asarray([-7.3, -2.0, -0.7, -0.1, 0.2, 1.1, 3.0, 8.0])
+    x = jnp.asarray([-7.3, -2.3, -0.7, -0.1, 0.2, 1.1, 3.1, 8.0])
     reverse = jax.vmap(jax.grad(f))(x)
     np.testing.assert_allclose(jax.jvp(f, (x,), (jnp.ones_like(x),))[1], reverse, 1e-14)
     np.testing.assert_allclose(jax.linearize(f, x)[1](jnp.ones_like(x)), reverse, 1e-14)
@@ -78,7 +80,7 @@ def test_limits(case):
     if case.name != 'selu':
         expected = [case.arguments.get('negative_slope', case.slope_limits[0]), case.slope_limits[1]]
         np.testing.assert_allclose(slope[:2], expected, 1e-7)
-    assert jnp.isfinite(slope[:2]).all()
+    assert (jnp.isfinite(slope[:2]) | np.isinf(case.slope_limits)).all()
 
 
 @each
@@ -106,8 +108,8 @@ def test_jit_vmap_and_eager_agree(case):
 def test_saves_at_most_its_input(case, dtype):
     x = jnp.ones((8, 16), dtype)
     saved = [a for a in jax.tree.leaves(jax.vjp(apply(case), x)[1]) if a.size > 1]
-    if getattr(case, 'residual', 'input') == 'mask':
-        assert [str(a.dtype) for a in saved] == ['bool']
+    if case.residual != 'input':
+        assert [str(a.dtype) for a in saved] == {'mask': ['bool'], 'nothing': []}[case.residual]
     else:
         assert sum(a.size * a.dtype.itemsize for a in saved) <= x.nbytes
 
@@ -152,7 +154,10 @@ def test_learned_hyperparameters(name, argument, value, x64):
 def test_over_an_axis(case, axis, x64):
     x = np.random.default_rng(0).normal(size=(3, 4))
     np.testing.assert_allclose(case.function(x, axis=axis), case.reference(x, axis), 1e-13)
-    peer = getattr(jax.nn, case.name)
+    peers = {'softmin': lambda v, axis: jax.nn.softmax(-v, axis)}
+    peer = peers.get(case.name) or getattr(jax.nn, case.name, None)
+    if peer is None:
+        return
     weight = np.random.default_rng(1).normal(size=(3, 4))
     ours, theirs = (jax.grad(lambda v, f=f: (f(v, axis=axis) * weight).sum()) for f in (case.function, peer))
     np.testing.assert_allclose(ours(x), theirs(x), 1e-12, 1e-14)

@@ -35,7 +35,7 @@ def test_every_installed_peer_computes_the_same(op):
             continue
         try:
             layer = factory()
-        except ImportError:
+        except (ImportError, _measure.AbsentError):
             continue
         run, _ = _measure.JaxLayer(layer).prepare('forward+backward', arguments)
         error = _measure.error_of(_measure.as_numpy(run()), wanted)

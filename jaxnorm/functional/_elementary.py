@@ -36,6 +36,7 @@ class Format:
     ln2: tuple[float, float]  # in two parts; the product of the first and an exponent is exact
     expm1: tuple[float, ...]  # (expm1(r) - r) / r**2 for |r| <= 0.348
     log1p: tuple[float, ...]  # (log1p(u) - u) / u**2 for 0 <= u <= 1
+    tanh: tuple[float, ...]  # (x - tanh(x)) / x**3, in powers of x**2, for |x| <= 1
 
     @property
     def head(self) -> Any:
@@ -61,6 +62,11 @@ _FLOAT32 = Format(
         -0.49999648332595825, 0.3332132399082184, -0.24857167899608612, 0.19153669476509094,
         -0.13753829896450043, 0.07920482009649277, -0.030065955594182014, 0.005364865064620972,
     ),
+    # 3.0e-8
+    tanh=(
+        0.3333333432674408, -0.13333411514759064, 0.05397828295826912, -0.021913612261414528, 0.008927339687943459,
+        -0.003531438997015357, 0.0011527404421940446, -0.0002067028544843197,
+    ),
 )  # fmt: skip
 _FLOAT64 = Format(
     integer=np.int64,
@@ -79,6 +85,13 @@ _FLOAT64 = Format(
         0.1428552632244414, -0.12498406346231992, 0.1110117138782301, -0.09953000885315637, 0.08918573238650977,
         -0.07834467673877321, 0.06534888563126691, -0.0495910629561471, 0.032606638289760494, -0.017632486143416067,
         0.007397159872760292, -0.0022309461708951957, 0.00042695511180307436, -3.873824371240515e-05,
+    ),
+    # 1.4e-17
+    tanh=(
+        0.3333333333333333, -0.13333333333333092, 0.05396825396804674, -0.021869488529139666, 0.00886323540474017,
+        -0.003592126680859629, 0.0014558247010901383, -0.0005899793317774305, 0.00023895716069582672,
+        -9.64630045245541e-05, 3.838995065121829e-05, -1.460650117919972e-05, 4.988037782876494e-06,
+        -1.3793192970260093e-06, 2.633484404882726e-07, -2.516043726601646e-08,
     ),
 )  # fmt: skip
 
@@ -114,6 +127,29 @@ def product(a: Array, b: Array) -> tuple[Array, Array]:
     return ah * bh, ah * (b - bh) + (a - ah) * b
 
 
+def exact_product(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a * b` in two parts: the rounded product, and what is missing from it to twice the digits."""
+    ah, bh = head(a), head(b)
+    al, bl = a - ah, b - bh
+    one, other = ah * bl, al * bh
+    middle = one + other
+    back = middle - one
+    lost = (one - (middle - back)) + (other - back)
+    total = ah * bh + middle
+    return total, ((ah * bh - total) + middle) + (lost + al * bl)
+
+
+def scaled(x: Array, factor: Any, rest: float = 0.0, exact: bool = False) -> tuple[Array, Array]:
+    """`(factor + rest) * x` in two parts, finite: half an ulp of a large argument is many of its exponential.
+
+    `exact`: to twice the digits, as needed for its distance from a root.
+    """
+    limit = float(jnp.finfo(x.dtype).max) ** 0.9  # no inf * 0 on the way
+    finite = jnp.clip(x, -limit, limit)
+    whole, part = (exact_product if exact else product)(finite, jnp.asarray(factor, x.dtype))
+    return whole, part + finite * rest if rest else part
+
+
 def with_sign(y: Array, x: Array) -> Array:
     """The non-negative `y` with the sign of `x`, that of zero included."""
     integer = format_of(x).integer
@@ -139,22 +175,37 @@ def expm1_near_zero(r: Array) -> Array:
     return r + r * r * polynomial(r, format_of(r).expm1)
 
 
-def exp_parts(x: Array, rest: Array | None = None, shift: int = 0) -> tuple[Array, Array]:
-    """(scale, p) with exp(x + rest) * 2**shift = scale * (1 + p) and |p| < 0.42, for x + rest <= 0."""
+def _reduced(x: Array, rest: Array | None, low: float) -> tuple[Array, Array]:
+    """(k, p) with exp(x + rest) = 2**k * (1 + p) and |p| < 0.42, for x + rest no less than `low`."""
     form = format_of(x)
-    low = lowest(x, shift)
     if rest is not None:
         rest = jnp.where(x > low, rest, 0)
     x = jnp.maximum(x, low)
     k = lax.round((x if rest is None else x + rest) * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
     r = (x - k * form.ln2[0]) - k * form.ln2[1]
-    return two_to(k, shift), expm1_near_zero(r if rest is None else r + rest)
+    return k, expm1_near_zero(r if rest is None else r + rest)
+
+
+def exp_parts(x: Array, rest: Array | None = None, shift: int = 0) -> tuple[Array, Array]:
+    """(scale, p) with exp(x + rest) * 2**shift = scale * (1 + p) and |p| < 0.42, for x + rest <= 0."""
+    k, p = _reduced(x, rest, lowest(x, shift))
+    return two_to(k, shift), p
 
 
 def exp(x: Array, rest: Array | None = None, shift: int = 0) -> Array:
     """exp(x + rest) * 2**shift for x + rest <= 0."""
     scale, p = exp_parts(x, rest, shift)
     return scale * (1 + p)  # not scale + scale * p: a subnormal product is lost
+
+
+def exp_of_any_sign(x: Array, rest: Array | None = None) -> Array:
+    """exp(x + rest), infinite where that is above the greatest number."""
+    high = (format_of(x).bias + 1) * math.log(2)
+    rest = None if rest is None else jnp.where(x < high, rest, 0)
+    k, p = _reduced(jnp.minimum(x, high), rest, lowest(x))
+    above = jnp.where(k > 0, 1, jnp.zeros_like(k))  # the greatest power, 2**128 in float32, is no number itself
+    scale = two_to(k - above)
+    return jnp.where(x > high, jnp.inf, scale * (1 + p) * (1 + above))
 
 
 def expm1(x: Array) -> Array:
@@ -183,3 +234,8 @@ def logistic(x: Array, rest: Array | None = None) -> Array:
 def square_of_one_plus(u: Array) -> Array:
     """(1 + u)**2 for 0 <= u <= 1: the sum is rounded once, not twice."""
     return 1 + u * (2 + u)
+
+
+def tanh_share_lost(x: Array) -> Array:
+    """1 - tanh(x) / x for |x| <= 1."""
+    return x * x * polynomial(x * x, format_of(x).tanh)

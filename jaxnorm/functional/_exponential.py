@@ -70,6 +70,77 @@ def _elu_slope(x: Array, alpha: ArrayLike = 1.0) -> Array:
     return jnp.where(x > 0, 1, _scaled_exp_below_zero(x, alpha))
 
 
+def _divided(x: Array, alpha: ArrayLike) -> tuple[Array, Array | None]:
+    """`min(x, 0) / alpha` in two parts: half an ulp of a large quotient is many ulps of its exponential."""
+    x = jnp.where(x > 0, 0, jnp.maximum(x, -(float(jnp.finfo(x.dtype).max) ** 0.9)))  # no inf * 0 on the way
+    if not isinstance(alpha, jax.Array) and alpha == 1:
+        return x, None
+    alpha = jnp.asarray(alpha, x.dtype)
+    quotient = x / alpha
+    bulk, rest = elementary.product(quotient, jnp.broadcast_to(alpha, x.shape))
+    return quotient, ((x - bulk) - rest) / alpha
+
+
+@elementwise
+def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
+    r"""Continuously differentiable exponential linear unit.
+
+    .. math:: \mathrm{celu}(x) = \begin{cases} x & x > 0 \\ \alpha (e^{x / \alpha} - 1) & x \le 0 \end{cases}
+
+    Parameters
+    ----------
+    x : array of any shape
+        Dimensionless.
+    alpha : float or array, optional
+        Minus the limit at -inf, above 0. An array broadcasts to `x` (one value a channel, say) and can be
+        differentiated with respect to.
+
+    Returns
+    -------
+    array
+        Same shape and dtype as `x`; in (-alpha, inf).
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array of real numbers, or has a unit.
+    ValueError
+        If `alpha` is not above 0, or does not broadcast to the shape of `x`.
+
+    Notes
+    -----
+    Value and slope within 4 ulp in float32, 0.6 ulp in bfloat16 and float16, 8 ulp in float64; in the slope's tail
+    too, for which the quotient is carried in two parts. The slope is 1 on both sides of 0.
+
+    References
+    ----------
+    Barron, "Continuously differentiable exponential linear units", arXiv:1704.07483.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> celu(jnp.array([-jnp.inf, 0.0, 2.0]), 0.5).tolist()
+    [-0.5, 0.0, 2.0]
+    """
+    _checks.hyperparameter('celu', 'alpha', alpha, above=0)
+    quotient, _ = _divided(x, alpha)
+    alpha = jnp.asarray(alpha, x.dtype)
+    linear = -0.25 * float(jnp.finfo(x.dtype).eps) * alpha  # above it, nothing but x: the quotient may be subnormal
+    return jnp.where(x < linear, alpha * elementary.expm1(quotient), x)
+
+
+@celu.derivative
+def _celu_slope(x: Array, alpha: ArrayLike = 1.0) -> Array:
+    return jnp.where(x > 0, 1, elementary.exp(*_divided(x, alpha)))
+
+
+# The difference is q**2 / 2 near 0, where nothing of it is left to a float but nothing is needed of it either.
+@celu.derivative(by='alpha')
+def _celu_by_alpha(x: Array, alpha: ArrayLike = 1.0) -> Array:
+    quotient, rest = _divided(x, alpha)
+    return elementary.expm1(quotient) - quotient * elementary.exp(quotient, rest)
+
+
 # The fixed point of zero mean and unit variance, Klambauer et al., eq. 14.
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
@@ -189,3 +260,48 @@ def softplus(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
 @softplus.derivative
 def _softplus_slope(x: Array, beta: ArrayLike = 1.0) -> Array:
     return elementary.logistic(*_scaled_parts(x, beta))
+
+
+@elementwise
+def exponential(x: ArrayLike) -> Array:
+    r"""Exponential function.
+
+    .. math:: \mathrm{exponential}(x) = e^x
+
+    Parameters
+    ----------
+    x : array of any shape
+        Dimensionless.
+
+    Returns
+    -------
+    array
+        Same shape and dtype as `x`; in [0, inf].
+
+    Raises
+    ------
+    TypeError
+        If `x` is not an array of real numbers, or has a unit.
+
+    Notes
+    -----
+    Value and slope within 4 ulp in float32, 0.6 ulp in bfloat16 and float16, 8 ulp in float64. What is above the
+    greatest number of the dtype (x > 88.72 in float32) is inf, and so is the slope there; what is below the least
+    normal number (x < -87.33) is 0.
+
+    References
+    ----------
+    Nelder and Wedderburn, "Generalized linear models", 1972, where it is the inverse of the logarithmic link.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> exponential(jnp.array([-jnp.inf, 0.0, jnp.inf])).tolist()
+    [0.0, 1.0, inf]
+    """
+    return elementary.exp_of_any_sign(x)
+
+
+@exponential.derivative
+def _exponential_slope(x: Array) -> Array:
+    return elementary.exp_of_any_sign(x)

@@ -16,7 +16,7 @@ A public kernel is a plain function with a docstring and one to six lines. `kern
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, Protocol, TypeVar, cast, overload
 
 import jax
@@ -128,7 +128,9 @@ def kernel(
 class Elementwise(Kernel[P, R_co], Protocol[P, R_co]):
     """What `elementwise` returns: a kernel whose derivative is given in closed form."""
 
-    def derivative(self, fun: Callable[..., Any] | None = None, /, *, residual: Any = None) -> Any: ...
+    def derivative(
+        self, fun: Callable[..., Any] | None = None, /, *, residual: Any = None, by: str | None = None
+    ) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class _Rule:
     slope: Callable[..., Array] | None
     residual: Callable[..., Array] | None
     constants: tuple[tuple[str, Any], ...]
+    partials: tuple[tuple[str, Callable[..., Array]], ...] = ()  # derivatives by hyperparameters
 
     def value(self, x: Array, arrays: Mapping[str, Array]) -> Array:
         wide = x.astype(compute_dtype(x.dtype))
@@ -174,11 +177,18 @@ def _evaluate_jvp(rule: _Rule, primals: tuple[Any, ...], tangents: tuple[Any, ..
     dx, darrays = tangents
     parts = []
     if not isinstance(dx, SymbolicZero):
-        kept = x if rule.residual is None else rule.residual(x, **dict(rule.constants), **arrays)
+        kept = x
+        if rule.residual is not None:  # of the input as the formula sees it: 0.1 is another number in bfloat16
+            kept = rule.residual(x.astype(compute_dtype(x.dtype)), **dict(rule.constants), **arrays)
         slope = _Slope(rule, tuple(arrays))
         parts += linear(slope, slope, [kept, *arrays.values()], [dx])
     learned = {n: d for n, d in darrays.items() if not isinstance(d, SymbolicZero)}
-    if learned:  # hyperparameters: ordinary differentiation, the input held fixed
+    for name, partial in rule.partials:
+        if name in learned:  # a diagonal map too, once the tangent has the shape of the input
+            moving = jnp.broadcast_to(learned.pop(name), x.shape).astype(compute_dtype(x.dtype))
+            slope = _Slope(replace(rule, slope=partial), tuple(arrays))
+            parts.append(linear(slope, slope, [x, *arrays.values()], [moving])[0].astype(x.dtype))
+    if learned:  # other hyperparameters: ordinary differentiation, the input held fixed
         fixed = {n: a for n, a in arrays.items() if n not in learned}
         at = {n: arrays[n] for n in learned}
         parts.append(jax.jvp(lambda moving: rule.value(x, {**fixed, **moving}), (at,), (learned,))[1])
@@ -206,6 +216,8 @@ def elementwise(fun: Any = None, /, *, unit_in: Mapping[str, int] | None = None,
 
     `fun(residual, *hyperparameters) -> slope`; the residual is the input unless `residual` computes another
     one (a mask for piecewise linear functions, whose slope may then be a boolean: select, not multiply).
+    `@relu.derivative(by='name')` gives the derivative by a hyperparameter, from the input: where it is an array, no
+    more than the input and it are saved. Without one, the formula is differentiated.
     """
     if fun is None:
         return functools.partial(elementwise, unit_in=unit_in, unit_out=unit_out)
@@ -220,14 +232,17 @@ def elementwise(fun: Any = None, /, *, unit_in: Mapping[str, int] | None = None,
                     f'{fun.__name__}: {name} must broadcast to the input shape {x.shape}, got {arrays[name].shape}; '
                     'give it the size of the last axis, or 1 where it is shared.'
                 )
-        filled = _Rule(rule.formula, rule.slope, rule.residual, tuple(hyper.items()))
+        filled = replace(rule, constants=tuple(hyper.items()))
         return filled.value(x, arrays) if rule.slope is None else _evaluate(filled, x, arrays)
 
-    def derivative(slope: Any = None, /, *, residual: Any = None) -> Any:
+    def derivative(slope: Any = None, /, *, residual: Any = None, by: str | None = None) -> Any:
         nonlocal rule
         if slope is None:
-            return functools.partial(derivative, residual=residual)
-        rule = _Rule(fun, slope, residual, ())
+            return functools.partial(derivative, residual=residual, by=by)
+        if by is None:
+            rule = replace(rule, slope=slope, residual=residual)
+        else:
+            rule = replace(rule, partials=(*rule.partials, (by, slope)))
         return slope
 
     door = cast(Any, _door(fun, body, unit_in, unit_out))

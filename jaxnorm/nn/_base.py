@@ -41,7 +41,8 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
     """An activation as a module, made from its function: ``class ELU(Activation, fn=F.elu)``.
 
     The constructor takes the function's hyperparameters, with its names, order and defaults; they become
-    attributes. A `where` of the function is the `mask` of the call.
+    attributes. A `where` of the function is the `mask` of the call, and a `key` is no hyperparameter, nor are the
+    `inputs`, further arrays that a class hands on in `update`.
 
     Hyperparameters that are `learned`, given with their initial values, are held by one state instead:
     ``class PReLU(Activation, fn=F.prelu, learned={'slope': 0.25})`` is constructed as ``PReLU(in_size=1, slope=0.25)``,
@@ -60,6 +61,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         fn: Callable[..., Any] | None = None,
         aliases: dict[str, str] | None = None,
         learned: Mapping[str, Any] | None = None,
+        inputs: Sequence[str] = (),
     ) -> None:
         super().__init_subclass__()
         if fn is None:
@@ -67,7 +69,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         _, *parameters = inspect.signature(fn).parameters.values()
         cls.fn = staticmethod(fn)
         cls._maskable = any(p.name == 'where' for p in parameters)
-        parameters = [p for p in parameters if p.name != 'where']
+        parameters = [p for p in parameters if p.name not in ('where', 'key', *inputs)]
         cls._hyper = tuple(p.name for p in parameters)
         cls._learned = tuple(learned or ())
         cls._aliases = aliases or {}
@@ -112,6 +114,9 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
 
     def update(self, x: ArrayLike, mask: ArrayLike | None = None) -> Result:
         """Apply the function to `x`."""
+        return self._apply(x, mask)
+
+    def _apply(self, x: ArrayLike, mask: ArrayLike | None, **more: Any) -> Result:
         options = {name: getattr(self, name) for name in self._hyper if name not in self._learned}
         if self._learned:
             options |= {n: v.reshape(()) if v.shape == (1,) else v for n, v in self.weight.value.items()}
@@ -122,7 +127,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
                 f'{type(self).__name__}: mask must be None for a function of single elements, '
                 f'got {_checks.describe(mask)}; multiply the result by it instead.'
             )
-        return type(self).fn(x, **options)
+        return type(self).fn(x, **(options | more))
 
 
 def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str], learned: bool) -> str:
