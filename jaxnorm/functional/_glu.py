@@ -5,6 +5,7 @@ All are one function of the two, computed and differentiated by `_gated`; what d
 
 import functools
 from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -491,4 +492,4 @@ def gaussian_glu(
     given = {'mean': mean, 'std': std}
     arrays = {n: _checks.floating('gaussian_glu', n, v) for n, v in given.items() if isinstance(v, jax.Array)}
     function = functools.partial(_bell, **{n: v for n, v in given.items() if n not in arrays})
-    return _gated('gaussian_glu', x, other, axis, gate, limit, function, **arrays)
+    return _gated('gaussian_glu', x, other, axis, gate, limit, function, **cast(Any, arrays))

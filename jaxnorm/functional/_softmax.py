@@ -136,7 +136,7 @@ def _log_sum(row: _Row, x: Array, where: Array | None, temperature: Array | None
     count = row.sum((top if where is None else top & where).astype(jnp.int32))
     s = row.sum(others) / unit + (count - 1).astype(e.dtype)
     log_sum = jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s))
-    return m, top, *_computed_once(log_sum)
+    return m, top, _computed_once(log_sum)[0]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

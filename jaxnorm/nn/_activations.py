@@ -228,7 +228,8 @@ class ScaledTanh(Activation, fn=F.scaled_tanh):
 class TimeDecayedTanh(Activation, fn=F.time_decayed_tanh, inputs=('t',)):
     """Hyperbolic tangent that fades with time; see `jaxnorm.functional.time_decayed_tanh`."""
 
-    def update(self, x: ArrayLike, t: ArrayLike, mask: ArrayLike | None = None) -> Result:
+    # a further input, not a mask, is what comes second
+    def update(self, x: ArrayLike, t: ArrayLike, mask: ArrayLike | None = None) -> Result:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Apply the function to `x` at time `t`."""
         return self._apply(x, mask, t=t)
 
@@ -236,7 +237,8 @@ class TimeDecayedTanh(Activation, fn=F.time_decayed_tanh, inputs=('t',)):
 class GatedTanh(Activation, fn=F.gated_tanh, inputs=('h_prev',)):
     """Hyperbolic tangent mixed with the state before; see `jaxnorm.functional.gated_tanh`."""
 
-    def update(self, x: ArrayLike, h_prev: ArrayLike, mask: ArrayLike | None = None) -> Result:
+    # a further input, not a mask, is what comes second
+    def update(self, x: ArrayLike, h_prev: ArrayLike, mask: ArrayLike | None = None) -> Result:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Apply the function to `x` and the state before."""
         return self._apply(x, mask, h_prev=h_prev)
 
@@ -313,7 +315,8 @@ class GumbelSoftmax(Activation, fn=F.gumbel_softmax, aliases={'dim': 'axis', 'ta
 class _Gate(Activation):
     """An activation of two arrays, or of the halves of one."""
 
-    def update(self, x: ArrayLike, other: ArrayLike | None = None) -> Result:
+    # a further input, not a mask, is what comes second
+    def update(self, x: ArrayLike, other: ArrayLike | None = None) -> Result:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Apply the function to the halves of `x`, or to `x` and `other`."""
         return self._apply(x, None, other=other)
 
