@@ -477,11 +477,10 @@ def _tanh_gelu_slope(x: Array) -> Array:
     y = jnp.minimum(elementary.magnitude(x), _tanh_limit(x.dtype))
     scale, p = _tanh_exp_parts(y)
     ahead, rest = _from_root(y, root)
-    linear, cubic = _LINEAR[0], _CUBIC[0]
-    linear_rest = linear - float(np.asarray(linear, x.dtype)) + _LINEAR[1]
-    squares = y * (y + root[0]) + (root[0] * root[0] + linear_rest / (3 * cubic))
-    steep = linear + 3 * cubic * squares
-    rise = _rise((scale + scale * p) * 2.0**-shift, _TANH_ROOT_EXP, (ahead + rest) * (linear + cubic * squares))
+    a, b, r = _LINEAR[0], _CUBIC[0], root[0]
+    steep = (a + 3 * b * r * r) + y * (3 * b * r + 3 * b * y)
+    climb = (a + b * r * r) + y * (b * r + b * y)
+    rise = _rise((scale + scale * p) * 2.0**-shift, _TANH_ROOT_EXP, (ahead + rest) * climb)
     return _slope_by_symmetry(x, _left_slope(ahead * steep + (rest * steep + rise), scale, p, shift))
 
 
