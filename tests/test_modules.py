@@ -57,10 +57,12 @@ def test_norm_is_a_brainstate_module(name):
 
 @pytest.mark.parametrize('case', [*cases.ACTIVATIONS, *cases.OVER_AXIS], ids=cases.id_of)
 def test_activation_is_a_brainstate_module(case):
-    layer = case.cls(**case.arguments)
+    settings = {n: v for n, v in case.arguments.items() if n not in case.inputs}
+    more = {n: v for n, v in case.arguments.items() if n in case.inputs}
+    layer = case.cls(**settings)
     x = batch((3, 4))
-    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), case.cls.desc(**case.arguments)()):
-        np.testing.assert_array_equal(other(x), layer(x))
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), case.cls.desc(**settings)()):
+        np.testing.assert_array_equal(other(x, **more), layer(x, **more))
     assert case.cls.__name__ in repr(layer)
 
 
