@@ -47,11 +47,11 @@ def _left(y: Array, scale: Array, p: Array, shift: int) -> Array:
     return y * exponential / (2.0**shift + exponential)
 
 
-def _left_slope(bent: Array, scale: Array, p: Array, shift: int) -> Array:
-    """u * bent / (1 + u)**2, given u = scale * (1 + p) / 2**shift."""
+def _left_slope(bent: Array, scale: Array, p: Array, shift: int, factor: ArrayLike = 1.0) -> Array:
+    """factor * u * bent / (1 + u)**2, given u = scale * (1 + p) / 2**shift."""
     u = (scale + scale * p) * 2.0**-shift
-    part = scale * (bent / elementary.square_of_one_plus(u))
-    return (part + part * p) * 2.0**-shift
+    bent = factor * bent
+    return scale * ((bent + bent * p) / elementary.square_of_one_plus(u)) * 2.0**-shift
 
 
 def _rise(u: Array, base: float, exponent: Array) -> Array:
@@ -128,7 +128,7 @@ def _silu_slope(x: Array, part: Array | None = None, factor: ArrayLike = 1.0) ->
     ahead, rest = _from_root(y, root)
     rest = rest if minus is None else rest + minus
     rise = _rise((scale + scale * p) * 2.0**-shift, 0.27846454276107380, ahead + rest)
-    left = _left_slope(factor * (ahead + (rest + rise)), scale, p, shift)
+    left = _left_slope(ahead + (rest + rise), scale, p, shift, factor)
     return jnp.where(x < 0, left, factor - left)
 
 
@@ -478,8 +478,8 @@ def _tanh_gelu_slope(x: Array) -> Array:
     scale, p = _tanh_exp_parts(y)
     ahead, rest = _from_root(y, root)
     a, b, r = _LINEAR[0], _CUBIC[0], root[0]
-    steep = (a + 3 * b * r * r) + y * (3 * b * r + 3 * b * y)
-    climb = (a + b * r * r) + y * (b * r + b * y)
+    steep = (a + 3 * b * r * r) + 3 * b * (y * (r + y))
+    climb = (a + b * r * r) + b * (y * (r + y))
     rise = _rise((scale + scale * p) * 2.0**-shift, _TANH_ROOT_EXP, (ahead + rest) * climb)
     return _slope_by_symmetry(x, _left_slope(ahead * steep + (rest * steep + rise), scale, p, shift))
 

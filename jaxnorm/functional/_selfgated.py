@@ -1,7 +1,8 @@
-"""Self-gated activations whose gate is a tanh or an error function of an exponential: mish and its kin.
+"""Self-gated activations with other gates than those of `_gated`: mish and its kin, and xielu.
 
-With u = exp(-|x|) each side of zero has a form in which no digit cancels. Where a slope passes through zero, at -r, it
-is written as a sum of two terms of one sign, (r - y) and (u - exp(-r)), each with a positive factor.
+Each side of zero has a form of its own, in which no digit cancels. Where a slope passes through zero, at x = -r, it is
+written with r - y, y = |x|, as a factor, or as a sum of two terms of one sign: r - y and exp(-y) - exp(-r), each with a
+positive factor.
 """
 
 from typing import Any
