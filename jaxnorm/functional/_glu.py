@@ -81,7 +81,7 @@ def _bell_parts(x: Array, mean: ArrayLike, std: ArrayLike) -> tuple[Array, Array
     rest = (((d - whole) - part) + rest) / std
     square, square_rest = elementary.product(z, z)
     shift = elementary.format_of(x).spare
-    return *elementary.exp_parts(-0.5 * square, -0.5 * square_rest - z * rest, shift), z, shift
+    return *elementary.exp_parts(-0.5 * square, -0.5 * square_rest - z * rest, shift), z + rest, shift
 
 
 # What is saved is the inputs: gates are computed again in the backward pass, whose slope is that of their own rule.

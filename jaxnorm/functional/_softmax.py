@@ -123,20 +123,34 @@ def _wide(x: Array) -> Array:
     return x.astype(compute_dtype(x.dtype))
 
 
-def _log_sum(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> tuple[Array, Array, Array]:
-    """(m, top, log_sum): the greatest of each row, where it is, and the log of the sum of exp((x - m) / temperature).
+def _sums(
+    row: _Row, x: Array, where: Array | None, temperature: Array | None
+) -> tuple[Array, Array, Array, Array, Array]:
+    """(m, top, others, unit, s): the greatest of each row, where it is, the exponentials elsewhere, and their sum.
 
-    One of the greatest is apart from that sum: where it dominates, the logarithm is as small as the rest of it.
+    Exponentials are those of (x - m) / temperature, in units; but one of the greatest is left out of s, and no unit of
+    it: where that one dominates, the logarithm of 1 + s is as small as s.
     """
+    x = _visible(x, where)
     m = row.greatest(x)
     top = x == m
     m = _wide(m)
     e, unit = _exponentials(row, _wide(x), m, temperature)
     (others,) = _computed_once(jnp.where(top, 0, e))
     count = row.sum((top if where is None else top & where).astype(jnp.int32))
-    s = row.sum(others) / unit + (count - 1).astype(e.dtype)
-    log_sum = jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s))
-    return m, top, _computed_once(log_sum)[0]
+    return m, top, others, unit, row.sum(others) / unit + (count - 1).astype(e.dtype)
+
+
+def _log_of_sum(s: Array) -> Array:
+    """log(1 + s), one number a row."""
+    return _computed_once(jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s)))[0]
+
+
+def _shares_of_sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
+    """What `_shares` returns, of what a logarithm was made of, lest it be computed again."""
+    _, top, others, unit, s = _sums(row, x, where, temperature)
+    y = jnp.where(top, 1, others / unit) / (1 + s)
+    return y if where is None else jnp.where(where, y, 0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -146,18 +160,18 @@ def _softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    m, top, log_sum = _log_sum(row, _visible(x, where), where, temperature)
+    m, top, _, _, s = _sums(row, x, where, temperature)
     wide = _wide(x)
     d = jnp.where(top, 0, wide - m)  # both are negative, d and what is subtracted: no digit is lost
-    y = d / (row.temperature if temperature is None else temperature.astype(d.dtype)) - log_sum
+    y = d / (row.temperature if temperature is None else temperature.astype(d.dtype)) - _log_of_sum(s)
     y = jnp.where(wide == wide, y, wide) if where is None else jnp.where(where, y, -jnp.inf)  # as in `_shares`
     return y.astype(x.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_sum_exp(row: _Row, x: Array, where: Array | None, temperature: None) -> Array:
-    m, _, log_sum = _log_sum(row, _visible(x, where), where, temperature)
-    return (m + log_sum).astype(x.dtype)
+    m, _, _, _, s = _sums(row, x, where, temperature)
+    return (m + _log_of_sum(s)).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -178,7 +192,7 @@ class _Slope:
         kept, *rest = residuals
         where = rest.pop(0) if self.masked else None
         temperature = rest.pop(0) if self.varies else None
-        p = kept if self.kept == 'result' else _probabilities(self.row, kept, where, temperature)
+        p = kept if self.kept == 'result' else _probabilities(self.row, self.op, kept, where, temperature)
         divisor = self.row.temperature if temperature is None else temperature.astype(p.dtype)
         if not self.transposed:
             return [self.forward(kept, p, where, divisor, *operands)]
@@ -186,9 +200,7 @@ class _Slope:
         assert c is not None
         dz = self.back(p, c.astype(p.dtype), where)
         dx = (dz if where is None else jnp.where(where, dz, 0)) / divisor
-        if temperature is None:
-            return [dx.astype(kept.dtype), None]
-        if self.kept == 'result':
+        if temperature is None or self.kept == 'result':
             return [dx.astype(kept.dtype), None]
         dt = -jnp.where(dx == 0, 0, dx * self.distance(kept, where, divisor))
         shared = tuple(a for a, s in enumerate(temperature.shape) if s == 1)
@@ -221,10 +233,17 @@ class _Slope:
         return p * (c - self.row.sum(p * c)) if self.op == 'softmax' else c - p * self.row.sum(c)
 
 
-# Differentiable, as `_shares` is not, for second derivatives.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _probabilities(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    return _shares(row, x, where, temperature)
+# Differentiable, as the shares are not, for second derivatives.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _probabilities(row: _Row, op: str, x: Array, where: Array | None, temperature: Array | None) -> Array:
+    return (_shares if op == 'softmax' else _shares_of_sums)(row, x, where, temperature)
+
+
+def _probabilities_jvp(row: _Row, op: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    def function(row: _Row, *arrays: Any) -> Array:
+        return _probabilities(row, op, *arrays)
+
+    return _jvp('softmax', function, row, primals, tangents)
 
 
 def _jvp(op: str, function: Any, row: _Row, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
@@ -243,7 +262,7 @@ def _jvp(op: str, function: Any, row: _Row, primals: tuple[Any, ...], tangents: 
 
 
 _softmax.defjvp(functools.partial(_jvp, 'softmax', _softmax), symbolic_zeros=True)
-_probabilities.defjvp(functools.partial(_jvp, 'softmax', _probabilities), symbolic_zeros=True)
+_probabilities.defjvp(_probabilities_jvp, symbolic_zeros=True)
 _log_softmax.defjvp(functools.partial(_jvp, 'log_softmax', _log_softmax), symbolic_zeros=True)
 _log_sum_exp.defjvp(functools.partial(_jvp, 'logsumexp', _log_sum_exp), symbolic_zeros=True)
 
