@@ -6,12 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import transforms
 
 each = pytest.mark.parametrize('case', cases.ACTIVATIONS, ids=cases.id_of)
-#: the first row of each op, where hyperparameters make no difference and every row would compile for seconds
-one_of_each = pytest.mark.parametrize(
-    'case', list({c.name: c for c in reversed(cases.ACTIVATIONS)}.values()), ids=cases.id_of
-)
 every = pytest.mark.parametrize('case', [*cases.ACTIVATIONS, *cases.OVER_AXIS], ids=cases.id_of)
 GRID = np.concatenate([np.linspace(-12, 12, 241), [-1e-3, 1e-3, -1e-6, 1e-6, 50.0, -50.0]])
 #: unit roundoff: half a unit in the last place, relative
@@ -59,19 +56,14 @@ def test_slope_in_double_is_that_of_the_definition(case, x64):
     np.testing.assert_allclose(got, slope, 1e-9, 1e-9)
 
 
-@one_of_each
-def test_forward_and_reverse_and_second_derivatives_agree(case, x64):
+@each
+def test_derivatives_of_every_kind_agree(case, x64):
     f = apply(case)
     x = jnp.asarray([-7.3, -2.3, -0.7, -0.1, 0.2, 1.1, 3.1, 8.0])
-    reverse = jax.vmap(jax.grad(f))(x)
-    np.testing.assert_allclose(jax.jvp(f, (x,), (jnp.ones_like(x),))[1], reverse, 1e-14)
-    np.testing.assert_allclose(jax.linearize(f, x)[1](jnp.ones_like(x)), reverse, 1e-14)
-    np.testing.assert_allclose(jax.vmap(jax.grad(jax.checkpoint(f)))(x), reverse, 1e-14)
-    total = lambda v: f(v).sum()  # noqa: E731
-    second = jnp.diag(jax.jacfwd(jax.grad(total))(x))
-    for nested in (jax.jacrev(jax.grad(total)), jax.jacrev(jax.jacfwd(total))):
-        np.testing.assert_allclose(jnp.diag(nested(x)), second, 1e-12, 1e-14)
-    slope = lambda v: jax.vmap(jax.grad(f))(v)  # noqa: E731
+    weighted = lambda v: (f(v) * jnp.arange(1.0, 9.0)).sum()  # noqa: E731
+    transforms.check(weighted, weighted, x)
+    slope = jax.jit(jax.vmap(jax.grad(f)))
+    second = jax.jit(jax.vmap(jax.grad(jax.grad(f))))(x)
     np.testing.assert_allclose(second, (slope(x + 1e-6) - slope(x - 1e-6)) / 2e-6, 1e-7, 1e-8)
 
 
@@ -132,25 +124,50 @@ def test_units(case):
     np.testing.assert_array_equal(f(u.Quantity(x)), f(x))
 
 
-@pytest.mark.parametrize(
-    ('name', 'argument', 'value'),
-    [('leaky_relu', 'negative_slope', 0.2), ('elu', 'alpha', 1.5), ('softplus', 'beta', 1.7)],
-)
-def test_learned_hyperparameters(name, argument, value, x64):
-    f = getattr(cases.F, name)
-    reference = getattr(cases.ref, name)
-    x = jnp.linspace(-4, 4, 20).reshape(4, 5) + 0.01
-    learned = value + jnp.arange(5) / 10
-    np.testing.assert_allclose(f(x, learned), reference(np.asarray(x), np.asarray(learned)), 1e-12)
-    got = jax.grad(lambda p: (f(x, **{argument: p}) ** 2).sum())(learned)
-    h = 1e-6
-    expected = [
-        ((f(x, learned.at[i].add(h)) ** 2).sum() - (f(x, learned.at[i].add(-h)) ** 2).sum()) / (2 * h) for i in range(5)
-    ]
-    np.testing.assert_allclose(got, expected, 1e-7)
-    assert jnp.isfinite(jax.grad(lambda p: f(jnp.inf, p))(value)) or name == 'softplus'
-    with pytest.raises(ValueError, match=rf'{name}: {argument} must broadcast to the input shape \(4, 5\), got \(3,\)'):
-        f(x, jnp.ones(3))
+LEARNED = {
+    'leaky_relu': {'negative_slope': [0.2, 0.3, 0.4]},
+    'prelu': {'slope': [0.1, 0.25, 2.0]},
+    'elu': {'alpha': [0.5, 1.5, 3.0]},
+    'celu': {'alpha': [0.5, 1.0, 3.0]},
+    'softplus': {'beta': [0.3, 1.7, 2.0]},
+    'squareplus': {'b': [0.5, 1.0, 4.0]},
+    'scaled_tanh': {'scale': [0.5, 1.0, 3.0], 'slope': [0.3, 1.0, 2.0]},
+    'snake': {'frequency': [0.3, 1.0, 3.0]},
+    'sine': {'frequency': [0.3, 1.0, 3.0]},
+    'time_decayed_tanh': {'t': [0.0, 1.0, 30.0], 'decay_rate': [0.1, 0.2, 0.3]},
+    'gated_tanh': {'h_prev': [-1.0, 0.0, 2.0]},
+    'swish': {'beta': [0.3, 1.0, 2.5]},
+    'adaptive_swish': {'alpha': [0.2, 1.0, -3.0], 'beta': [0.3, 1.0, -2.5]},
+    'xielu': {'alpha_p': [0.2, 0.8, 3.0], 'alpha_n': [0.3, 0.8, 2.5], 'beta': [0.5, 0.5, 0.1]},
+}
+
+
+@pytest.mark.parametrize('name', LEARNED)
+def test_learned_hyperparameters(name, x64):
+    """Arrays, one number a channel: the definition's value, every derivative, and nothing saved but the arrays."""
+    f, reference = getattr(cases.F, name), getattr(cases.ref, name)
+    x = jnp.linspace(-4, 4, 12).reshape(4, 3) + 0.01
+    names, values = LEARNED[name].keys(), [jnp.asarray(v) for v in LEARNED[name].values()]
+    call = lambda v, *a: f(v, **dict(zip(names, a, strict=True)))  # noqa: E731
+    given = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
+    np.testing.assert_allclose(call(x, *values), reference(np.asarray(x), **given), 1e-12)
+    kept = [a for a in jax.tree.leaves(jax.vjp(call, x, *values)[1]) if a.size > 1]
+    sizes = sorted(a.size for a in kept if a.dtype != bool)  # relu-like: and a mask
+    assert sizes == sorted([x.size, *(v.size for v in values)])
+
+    weight = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
+    total = lambda v, *a: (call(v, *a) * weight).sum()  # noqa: E731
+    transforms.check(total, total, x, *values)
+    slopes, h = jax.jit(jax.grad(total, tuple(range(1, len(values) + 1))))(x, *values), 1e-6
+    for k, v in enumerate(values):
+        for i in range(3):
+            up, down = (total(x, *values[:k], v.at[i].add(d), *values[k + 1 :]) for d in (h, -h))
+            np.testing.assert_allclose(slopes[k][i], (up - down) / (2 * h), 1e-7, 1e-8)
+    narrow = jax.grad(lambda a: call(x.astype(jnp.bfloat16), *a).sum().astype(jnp.float32))(values)
+    assert all(g.dtype == v.dtype for g, v in zip(narrow, values, strict=True))
+    argument = next(iter(names))
+    with pytest.raises(ValueError, match=rf'{name}: {argument} must broadcast to the input shape \(4, 3\), got \(5,\)'):
+        f(x, **{argument: jnp.ones(5)})
 
 
 @pytest.mark.parametrize('case', cases.OVER_AXIS, ids=cases.id_of)

@@ -94,34 +94,6 @@ def test_xielu_by_the_definition(x64):
         np.testing.assert_allclose(F.xielu(x, *hyper), ref.xielu(x, *hyper), 1e-13, 1e-15)
 
 
-@pytest.mark.parametrize(
-    ('name', 'arguments'),
-    [
-        ('swish', {'beta': [0.3, 1.0, 2.5]}),
-        ('adaptive_swish', {'alpha': [0.2, 1.0, -3.0], 'beta': [0.3, 1.0, -2.5]}),
-        ('xielu', {'alpha_p': [0.2, 0.8, 3.0], 'alpha_n': [0.3, 0.8, 2.5], 'beta': [0.5, 0.5, 0.1]}),
-    ],
-)
-def test_arrays_are_learned_and_saved_once(name, arguments, x64):
-    f = getattr(F, name)
-    x = jnp.linspace(-4, 4, 12).reshape(4, 3) + 0.01
-    values = {n: jnp.asarray(v) for n, v in arguments.items()}
-    _, pull = jax.vjp(lambda v, a: f(v, **a), x, values)
-    sizes = sorted(a.size for a in jax.tree.leaves(pull) if a.size > 1)
-    assert sizes == sorted([x.size, *(v.size for v in values.values())])
-    weight = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
-    total = lambda v, a: (f(v, **a) * weight).sum()  # noqa: E731
-    _, learned = pull(weight)
-    for n, v in values.items():
-        for i in range(3):
-            h = 1e-6
-            up, down = (total(x, {**values, n: v.at[i].add(d)}) for d in (h, -h))
-            np.testing.assert_allclose(learned[n][i], (up - down) / (2 * h), 1e-7, 1e-8)
-    mixed = jax.jacfwd(jax.grad(total), argnums=1)(x, values)
-    for n, v in jax.jacrev(jax.grad(total), argnums=1)(x, values).items():
-        np.testing.assert_allclose(mixed[n], v, 1e-12, 1e-14)
-
-
 def test_by_beta_far_out():
     by = jax.vmap(jax.grad(F.swish, 1), (0, None))
     np.testing.assert_array_equal(by(jnp.array([-inf, -3e38, 3e38, inf]), jnp.asarray(1.7)), np.zeros(4))

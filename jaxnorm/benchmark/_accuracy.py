@@ -4,6 +4,9 @@ An error is |got - exact| / ulp(exact), the ulp being that of the dtype at the e
 value is a normal number of that dtype. A nan counts as an infinite error.
 """
 
+# Peers are measured where they are installed; type checking does without them.
+# pyright: reportMissingImports=false
+
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

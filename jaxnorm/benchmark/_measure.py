@@ -9,6 +9,9 @@
 - A copy of the same bytes is the floor: no implementation can be faster than what it has to read and write.
 """
 
+# Peers are measured where they are installed; type checking does without them.
+# pyright: reportMissingImports=false
+
 import gc
 import statistics
 import time

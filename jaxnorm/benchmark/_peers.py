@@ -5,6 +5,9 @@ and its parameters; so a library that is not installed costs a row, not the run.
 epsilon. Those that keep parameters in objects build the object while tracing, which costs nothing at run time.
 """
 
+# Peers are measured where they are installed; type checking does without them.
+# pyright: reportMissingImports=false
+
 import os
 from collections.abc import Callable
 from functools import partial

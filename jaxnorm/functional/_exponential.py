@@ -70,6 +70,11 @@ def _elu_slope(x: Array, alpha: ArrayLike = 1.0) -> Array:
     return jnp.where(x > 0, 1, _scaled_exp_below_zero(x, alpha))
 
 
+@elu.derivative(by='alpha')
+def _elu_by_alpha(x: Array, alpha: ArrayLike = 1.0) -> Array:
+    return _expm1_below_zero(x)
+
+
 def _divided(x: Array, alpha: ArrayLike) -> tuple[Array, Array | None]:
     """`min(x, 0) / alpha` in two parts: half an ulp of a large quotient is many ulps of its exponential."""
     x = jnp.where(x > 0, 0, jnp.maximum(x, -(float(jnp.finfo(x.dtype).max) ** 0.9)))  # no inf * 0 on the way
@@ -260,6 +265,15 @@ def softplus(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
 @softplus.derivative
 def _softplus_slope(x: Array, beta: ArrayLike = 1.0) -> Array:
     return elementary.logistic(*_scaled_parts(x, beta))
+
+
+# The entropy of a choice with these odds: the same on both sides of 0, where x * slope - value would cancel on one.
+@softplus.derivative(by='beta')
+def _softplus_by_beta(x: Array, beta: ArrayLike = 1.0) -> Array:
+    minus, rest = elementary.minus_magnitude(*elementary.scaled(x, beta))
+    assert rest is not None  # as `scaled` gives two parts
+    entropy = elementary.log1p(elementary.exp(minus, rest)) - (minus + rest) * elementary.logistic(minus, rest)
+    return -entropy / beta / beta
 
 
 @elementwise
