@@ -46,6 +46,10 @@ SMOOTH = [op for op in OPS if op.name not in PIECEWISE]
 every = pytest.mark.parametrize('op', OPS, ids=repr)
 
 
+def test_every_activation_is_measured():
+    assert {case.name for case in cases.ACTIVATIONS} - set(EXACT) == {'gated_tanh'}  # of two inputs: test_smooth.py
+
+
 def check(error, x, limit, what):
     worst = int(np.argmax(error))
     assert error[worst] <= limit, f'{what}: {error[worst]:.2f} ulp at {x[worst]!r}, limit {limit}'

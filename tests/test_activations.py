@@ -79,6 +79,13 @@ def test_limits(case):
     assert (jnp.isfinite(slope[:2]) | np.isinf(case.slope_limits)).all()
 
 
+@pytest.mark.parametrize('name', ['leaky_relu', 'prelu'])
+def test_no_slope_at_infinity(name):
+    f = getattr(cases.F, name)
+    for slope in (0.0, jnp.asarray(0.0)):
+        np.testing.assert_array_equal(f(jnp.asarray([-jnp.inf, -2.0, jnp.inf]), slope), [0, 0, jnp.inf])
+
+
 @each
 def test_kinks_and_sign_of_zero(case):
     for at, slope in case.kinks.items():

@@ -25,10 +25,11 @@ MAY_IMPORT = {
     '_typing': set(),
     '_checks': {'_typing'},
     '_units': set(),
+    '_docs': set(),
     'functional/_linear': {'_typing'},
-    'functional': {'_typing', '_checks', '_units', 'functional'},
+    'functional': {'_typing', '_checks', '_units', '_docs', 'functional'},
     '_activation': {'_checks', 'functional', 'nn'},
-    'nn': {'_typing', '_checks', '_units', 'functional', 'nn'},
+    'nn': {'_typing', '_checks', '_units', '_docs', 'functional', 'nn'},
     'benchmark': {'_typing', '_checks', '_units', 'functional', 'nn', 'benchmark'},
 }
 

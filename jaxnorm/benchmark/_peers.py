@@ -239,11 +239,26 @@ _ACTIVATIONS: dict[str, tuple[Layer, dict[str, Any], str | None, dict[str, Any]]
     'hard_sigmoid': (lambda x: jnp.clip(x + 3, 0, 6) / 6, {}, 'hardsigmoid', {}),
     'hard_silu': (lambda x: x * jnp.clip(x + 3, 0, 6) / 6, {}, 'hardswish', {}),
     'hard_tanh': (lambda x: jnp.clip(x, -1, 1), {}, 'hardtanh', {}),
+    'sparse_plus': (lambda x: jnp.where(x < 1, jnp.maximum(x + 1, 0) ** 2 / 4, x), {}, None, {}),
+    'sparse_sigmoid': (lambda x: jnp.clip(x + 1, 0, 2) / 2, {}, None, {}),
     'hard_shrink': (lambda x: jnp.where(abs(x) > 0.5, x, 0), {}, 'hardshrink', {}),
     'soft_shrink': (lambda x: jnp.sign(x) * jnp.maximum(abs(x) - 0.5, 0), {}, 'softshrink', {}),
     'tanh_shrink': (lambda x: x - jnp.tanh(x), {}, 'tanhshrink', {}),
     'softmax': (lambda x: jax.nn.softmax(x), {}, 'softmax', {'dim': -1}),
     'log_softmax': (lambda x: jax.nn.log_softmax(x), {}, 'log_softmax', {'dim': -1}),
+    'softmin': (lambda x: jax.nn.softmax(-x), {}, 'softmin', {'dim': -1}),
+    'logsumexp': (
+        lambda x: jnp.log(jnp.exp(x).sum(-1, keepdims=True)),
+        {'axis': -1, 'keepdims': True},
+        'logsumexp',
+        {'dim': -1, 'keepdim': True},
+    ),
+    'glu': (lambda x: x[..., : x.shape[-1] // 2] * _logistic(x[..., x.shape[-1] // 2 :]), {}, 'glu', {}),
+}
+#: what changes the shape, made a layer of a chain; with the library's own `tile`
+_LAYERS: dict[str, Callable[[Layer, Any], Layer]] = {
+    'glu': lambda f, tile: lambda x: tile(f(x), (1, 2)),
+    'logsumexp': lambda f, tile: lambda x: x - f(x),
 }
 
 
@@ -255,21 +270,27 @@ def activations(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
         if not hasattr(F, name):
             continue
 
-        def of(module: Callable[[], Any], name: str = name, options: dict[str, Any] = options) -> Callable[[], Layer]:
+        layer = _LAYERS.get(op, lambda f, tile: f)
+
+        def of(
+            module: Callable[[], Any], name: str = name, options: dict[str, Any] = options, layer: Any = layer
+        ) -> Callable[[], Layer]:
             def factory() -> Layer:
                 function = getattr(module(), name, None)
                 if function is None:
                     raise AbsentError
-                return partial(function, **options)
+                return layer(partial(function, **options), jnp.tile)
 
             return factory
 
-        def in_torch(t: Any, f: Any, name: str | None = torch_name, options: dict[str, Any] = torch_options) -> Layer:
+        def in_torch(
+            t: Any, f: Any, name: str | None = torch_name, options: dict[str, Any] = torch_options, layer: Any = layer
+        ) -> Layer:
             if name is None:
                 raise AbsentError
-            return partial(getattr(f, name), **options)
+            return layer(partial(getattr(f, name, None) or getattr(t, name), **options), t.tile)
 
-        cases[op] = Case(op, shape or (2048, 1024), dtype, definition, {
+        cases[op] = Case(op, shape or (2048, 1024), dtype, layer(definition, jnp.tile), {
             'jaxnorm': of(lambda: F),
             'jax.nn': of(lambda: jax.nn),
             'brainstate': of(_brainstate_nn),

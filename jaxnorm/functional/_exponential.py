@@ -27,8 +27,6 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     alpha : float or array, optional
         Minus the limit at -inf. An array broadcasts to `x` (one value a channel, say) and can be differentiated
         with respect to.
@@ -40,8 +38,6 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `alpha` does not broadcast to the shape of `x`.
 
@@ -94,8 +90,6 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     alpha : float or array, optional
         Minus the limit at -inf, above 0. An array broadcasts to `x` (one value a channel, say) and can be
         differentiated with respect to.
@@ -107,8 +101,6 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `alpha` is not above 0, or does not broadcast to the shape of `x`.
 
@@ -159,20 +151,10 @@ def selu(x: ArrayLike) -> Array:
 
     with :math:`\lambda \approx 1.0507` and :math:`\alpha \approx 1.6733`.
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in (-1.7581, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -218,8 +200,6 @@ def softplus(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     beta : float or array, optional
         Sharpness of the bend, above 0. An array broadcasts to `x` (one value a channel, say) and can be
         differentiated with respect to.
@@ -231,8 +211,6 @@ def softplus(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `beta` is not above 0, or does not broadcast to the shape of `x`.
 
@@ -282,20 +260,10 @@ def exponential(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{exponential}(x) = e^x
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, inf].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----

@@ -71,20 +71,10 @@ def silu(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{silu}(x) = x \, \mathrm{sigmoid}(x) = \frac{x}{1 + e^{-x}}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.2785, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -156,8 +146,6 @@ def swish(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     beta : float or array, optional
         Sharpness of the gate. A number is above 0. An array broadcasts to `x` (one value a channel, say), may hold
         any numbers and can be differentiated with respect to.
@@ -169,8 +157,6 @@ def swish(x: ArrayLike, beta: ArrayLike = 1.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If the number `beta` is not above 0, or the array does not broadcast to the shape of `x`.
 
@@ -220,21 +206,12 @@ def adaptive_swish(x: ArrayLike, alpha: ArrayLike = 1.0, beta: ArrayLike = 1.0) 
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     alpha, beta : float or array, optional
         Factor of the result and sharpness of the gate. Arrays broadcast to `x` (one pair a feature, say) and can be
         differentiated with respect to.
 
-    Returns
-    -------
-    array
-        Same shape and dtype as `x`.
-
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `alpha` or `beta` does not broadcast to the shape of `x`.
 
@@ -284,20 +261,10 @@ def quick_gelu(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{quick\_gelu}(x) = x \, \mathrm{sigmoid}(1.702 x)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.1637, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -492,8 +459,6 @@ def gelu(x: ArrayLike, approximate: bool = False) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     approximate : bool
         Use the tanh form, ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³)))``, which differs by up to 4.7e-4.
 

@@ -119,7 +119,38 @@ def _gated(
     return jax.checkpoint(value)(x, other, limit, arrays)
 
 
-@kernel
+#: What the docstrings below need not say.
+_GATE = r"""Of a gate.
+
+Parameters
+----------
+x : array
+    Dimensionless; one array that holds both halves, or with `other` the first of two.
+other : array of the shape of `x`, optional
+    The second of two arrays; the result is that of the two joined on `axis`, without the copy.
+axis : int, optional
+    The axis that is split in halves; of no account for two arrays.
+gate : {'last', 'first'}
+    Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
+limit : float, optional
+    Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`.
+
+Returns
+-------
+array
+    Dtype of `x`; with one array half its size on `axis`.
+
+Raises
+------
+TypeError
+    If an argument is not an array of real numbers, or has a unit.
+ValueError
+    If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
+    or `limit` is not above 0.
+"""
+
+
+@kernel(family=_GATE)
 def glu(
     x: ArrayLike,
     other: ArrayLike | None = None,
@@ -132,32 +163,6 @@ def glu(
     .. math:: \mathrm{glu}(a, b) = a \, \mathrm{sigmoid}(b)
 
     where :math:`a` and :math:`b` are the halves of `x`, or `x` and `other`.
-
-    Parameters
-    ----------
-    x : array
-        Dimensionless; one array that holds both halves, or with `other` the first of two.
-    other : array of the shape of `x`, optional
-        The second of two arrays: ``glu(x, other)`` is that of the two joined on `axis`, without the copy.
-    axis : int, optional
-        The axis that is split in halves; of no account for two arrays.
-    gate : {'last', 'first'}
-        Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
-    limit : float, optional
-        Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`.
-
-    Returns
-    -------
-    array
-        Dtype of `x`; with one array half its size on `axis`.
-
-    Raises
-    ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
-    ValueError
-        If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
-        or `limit` is not above 0.
 
     Notes
     -----
@@ -179,7 +184,7 @@ def glu(
     return _gated('glu', x, other, axis, gate, limit, sigmoid)
 
 
-@kernel
+@kernel(family=_GATE)
 def geglu(
     x: ArrayLike,
     other: ArrayLike | None = None,
@@ -196,31 +201,8 @@ def geglu(
 
     Parameters
     ----------
-    x : array
-        Dimensionless; one array that holds both halves, or with `other` the first of two.
-    other : array of the shape of `x`, optional
-        The second of two arrays: ``geglu(x, other)`` is that of the two joined on `axis`, without the copy.
-    axis : int, optional
-        The axis that is split in halves; of no account for two arrays.
-    gate : {'last', 'first'}
-        Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
-    limit : float, optional
-        Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`.
     approximate : bool
         Use the tanh form of `gelu`.
-
-    Returns
-    -------
-    array
-        Dtype of `x`; with one array half its size on `axis`.
-
-    Raises
-    ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
-    ValueError
-        If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
-        or `limit` is not above 0.
 
     Notes
     -----
@@ -241,7 +223,7 @@ def geglu(
     return _gated('geglu', x, other, axis, gate, limit, lambda b: gelu(b, approximate))
 
 
-@kernel(unit_in={'other': 1, 'limit': 1}, unit_out=2)
+@kernel(unit_in={'other': 1, 'limit': 1}, unit_out=2, family=_GATE)
 def reglu(
     x: ArrayLike,
     other: ArrayLike | None = None,
@@ -259,12 +241,6 @@ def reglu(
     ----------
     x : array, or Quantity
         A unit is squared; one array that holds both halves, or with `other` the first of two.
-    other : array of the shape of `x`, optional
-        The second of two arrays: ``reglu(x, other)`` is that of the two joined on `axis`, without the copy.
-    axis : int, optional
-        The axis that is split in halves; of no account for two arrays.
-    gate : {'last', 'first'}
-        Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
     limit : float, or Quantity, optional
         Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`. A number is in the unit of `x`.
 
@@ -277,9 +253,6 @@ def reglu(
     ------
     TypeError
         If an argument is not an array of real numbers.
-    ValueError
-        If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
-        or `limit` is not above 0.
 
     Notes
     -----
@@ -299,7 +272,7 @@ def reglu(
     return _gated('reglu', x, other, axis, gate, limit, relu)
 
 
-@kernel
+@kernel(family=_GATE)
 def swiglu(
     x: ArrayLike,
     other: ArrayLike | None = None,
@@ -317,30 +290,13 @@ def swiglu(
 
     Parameters
     ----------
-    x : array
-        Dimensionless; one array that holds both halves, or with `other` the first of two.
-    other : array of the shape of `x`, optional
-        The second of two arrays: ``swiglu(x, other)`` is that of the two joined on `axis`, without the copy.
-    axis : int, optional
-        The axis that is split in halves; of no account for two arrays.
-    gate : {'last', 'first'}
-        Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
-    limit : float, optional
-        Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`.
     alpha : float, optional
         Sharpness :math:`\alpha` of the gate, above 0.
     offset : float, optional
         What is added to :math:`a`, clamped or not.
 
-    Returns
-    -------
-    array
-        Dtype of `x`; with one array half its size on `axis`.
-
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
         or `limit` or `alpha` is not above 0.
@@ -368,7 +324,7 @@ def swiglu(
     return _gated('swiglu', x, other, axis, gate, limit, lambda b: swish(b, alpha), offset=offset)
 
 
-@kernel(unit_in={'other': 1, 'limit': 1}, unit_out=2)
+@kernel(unit_in={'other': 1, 'limit': 1}, unit_out=2, family=_GATE)
 def bilinear(
     x: ArrayLike,
     other: ArrayLike | None = None,
@@ -386,12 +342,6 @@ def bilinear(
     ----------
     x : array, or Quantity
         A unit is squared; one array that holds both halves, or with `other` the first of two.
-    other : array of the shape of `x`, optional
-        The second of two arrays: ``bilinear(x, other)`` is that of the two joined on `axis`, without the copy.
-    axis : int, optional
-        The axis that is split in halves; of no account for two arrays.
-    gate : {'last', 'first'}
-        Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
     limit : float, or Quantity, optional
         Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`. A number is in the unit of `x`.
 
@@ -404,9 +354,6 @@ def bilinear(
     ------
     TypeError
         If an argument is not an array of real numbers.
-    ValueError
-        If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
-        or `limit` is not above 0.
 
     Notes
     -----
@@ -426,7 +373,7 @@ def bilinear(
     return _gated('bilinear', x, other, axis, gate, limit, lambda b: b)
 
 
-@kernel
+@kernel(family=_GATE)
 def gaussian_glu(
     x: ArrayLike,
     other: ArrayLike | None = None,
@@ -444,29 +391,12 @@ def gaussian_glu(
 
     Parameters
     ----------
-    x : array
-        Dimensionless; one array that holds both halves, or with `other` the first of two.
-    other : array of the shape of `x`, optional
-        The second of two arrays: ``gaussian_glu(x, other)`` is that of the two joined on `axis`, without the copy.
-    axis : int, optional
-        The axis that is split in halves; of no account for two arrays.
-    gate : {'last', 'first'}
-        Which of the two gates: with 'last' the first one is :math:`a` and the second :math:`b`.
-    limit : float, optional
-        Clamps first: :math:`a` to [-limit, limit], and :math:`b` to at most `limit`.
     mean, std : float or array, optional
         Where the gate is open, and how far; std is above 0. An array broadcasts to :math:`b`, and can be
         differentiated with respect to.
 
-    Returns
-    -------
-    array
-        Dtype of `x`; with one array half its size on `axis`.
-
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If the size of `x` on `axis` is odd, `other` has another shape, `gate` is neither of the two,
         or `limit` or `std` is not above 0.

@@ -19,20 +19,10 @@ def hard_sigmoid(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{hard\_sigmoid}(x) = \frac{\min(\max(x + 3, 0), 6)}{6}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, 1].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -68,20 +58,10 @@ def hard_silu(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{hard\_silu}(x) = x \, \frac{\min(\max(x + 3, 0), 6)}{6}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.375, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -116,20 +96,10 @@ def hard_mish(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{hard\_mish}(x) = \frac{x}{2} \min(\max(x + 2, 0), 2)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.5, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -162,20 +132,10 @@ def sparse_plus(x: ArrayLike) -> Array:
     .. math:: \mathrm{sparse\_plus}(x) = \begin{cases}
         0 & x \le -1 \\ \frac{1}{4} (x + 1)^2 & -1 < x < 1 \\ x & x \ge 1 \end{cases}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -206,20 +166,10 @@ def sparse_sigmoid(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{sparse\_sigmoid}(x) = \frac{\min(\max(x + 1, 0), 2)}{2}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, 1].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -253,8 +203,6 @@ def hard_tanh(x: ArrayLike, min_value: ArrayLike = -1.0, max_value: ArrayLike = 
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     min_value, max_value : float or array, or Quantity, optional
         The bounds :math:`a` and :math:`b`; plain ones count in the unit of `x`. Arrays broadcast to `x` and can be
         differentiated with respect to.
@@ -312,20 +260,10 @@ def approximate_tanh(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{approximate\_tanh}(x) = \min(\max(x, -1), 1)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-1, 1].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -361,8 +299,6 @@ def quantized_sigmoid(x: ArrayLike, bits: int = 8) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     bits : int, optional
         The size of the integer, from 1 to 24: the result has :math:`n + 1` different values, 0 and 1 included.
 

@@ -10,7 +10,8 @@ A public kernel is a plain function with a docstring and one to six lines. `kern
 `elementwise` adds, for activations,
 
 - the compute dtype: at least float32 inside, the input's dtype outside;
-- a lean derivative: the closed form given by `.derivative`, saving the input (or the residual named there).
+- a lean derivative: the closed form given by `.derivative`, saving the input (or the residual named there);
+- the docstring's entries that all of them have in common.
 """
 
 import functools
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from .. import _checks, _units
+from .. import _checks, _docs, _units
 from .._typing import Array
 from ._linear import linear
 
@@ -34,6 +35,43 @@ R_co = TypeVar('R_co', covariant=True)
 
 # What becomes a constant of the compiled kernel when it is given for anything but the first argument.
 _CONSTANT = (bool, int, float, str, type(None), tuple, np.generic)
+
+
+#: What an activation's docstring need not say.
+_DIMENSIONLESS = """Of an activation.
+
+Parameters
+----------
+x : array of any shape
+    Dimensionless.
+
+Returns
+-------
+array
+    Same shape and dtype as `x`.
+
+Raises
+------
+TypeError
+    If an argument is not an array of real numbers, or has a unit.
+"""
+_WITH_UNIT = """Of an activation that keeps the unit of its input.
+
+Parameters
+----------
+x : array of any shape, or Quantity
+    A unit is kept.
+
+Returns
+-------
+array
+    Same shape, dtype and unit as `x`.
+
+Raises
+------
+TypeError
+    If an argument is not an array of real numbers.
+"""
 
 
 def compute_dtype(dtype: Any) -> Any:
@@ -50,6 +88,7 @@ def _door(
     body: Callable[..., Any],
     unit_in: Mapping[str, int] | None = None,
     unit_out: int | tuple[int, ...] | None = None,
+    family: str | None = None,
 ) -> Callable[..., Any]:
     """A jitted `body` behind the signature of `fun`."""
     op = fun.__name__
@@ -90,6 +129,8 @@ def _door(
                     arrays[name] = value
         return jitted(tuple(constants), arrays)
 
+    if family:
+        door.__doc__ = _docs.complete(fun.__doc__, names, family)
     return door
 
 
@@ -105,10 +146,18 @@ class Kernel(Protocol[P, R_co]):
 def kernel(fun: Callable[P, R], /) -> Kernel[P, R]: ...
 @overload
 def kernel(
-    *, unit_in: Mapping[str, int] | None = None, unit_out: int | tuple[int, ...] | None = None
+    *,
+    unit_in: Mapping[str, int] | None = None,
+    unit_out: int | tuple[int, ...] | None = None,
+    family: str | None = None,
 ) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
 def kernel(
-    fun: Any = None, /, *, unit_in: Mapping[str, int] | None = None, unit_out: int | tuple[int, ...] | None = None
+    fun: Any = None,
+    /,
+    *,
+    unit_in: Mapping[str, int] | None = None,
+    unit_out: int | tuple[int, ...] | None = None,
+    family: str | None = None,
 ) -> Any:
     """Make a public kernel of a function whose first argument is the input array.
 
@@ -119,10 +168,12 @@ def kernel(
         None: the op has no meaning for an input with a unit, and says so.
     unit_in : mapping of str to int, optional
         The power of the input's unit in which other arguments are measured; all not named are dimensionless.
+    family : str, optional
+        A docstring of what a family of kernels has in common, from which that of `fun` is completed.
     """
     if fun is None:
-        return functools.partial(kernel, unit_in=unit_in, unit_out=unit_out)
-    return _door(fun, fun, unit_in, unit_out)
+        return functools.partial(kernel, unit_in=unit_in, unit_out=unit_out, family=family)
+    return _door(fun, fun, unit_in, unit_out, family)
 
 
 class Elementwise(Kernel[P, R_co], Protocol[P, R_co]):
@@ -245,6 +296,6 @@ def elementwise(fun: Any = None, /, *, unit_in: Mapping[str, int] | None = None,
             rule = replace(rule, partials=(*rule.partials, (by, slope)))
         return slope
 
-    door = cast(Any, _door(fun, body, unit_in, unit_out))
+    door = cast(Any, _door(fun, body, unit_in, unit_out, _DIMENSIONLESS if unit_out is None else _WITH_UNIT))
     door.derivative = derivative
     return door

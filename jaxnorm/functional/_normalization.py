@@ -268,7 +268,38 @@ def _channels(op: str, x: Array, axis: Any) -> int:
 # ---------------------------------------------------------------------------------------------------------------
 
 
-@kernel(unit_out=(1, 2))
+#: What the docstrings below need not say.
+_NORM = r"""Of a norm.
+
+Parameters
+----------
+x : array, any shape
+    Real numbers; integers become the default float. A Quantity may have any unit.
+scale, bias : array, optional
+    One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
+epsilon : float
+    Added to the variance, in the square of the unit of `x`.
+where : bool array, optional
+    What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
+    result or gradient.
+axis_name, axis_index_groups : optional
+    Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
+    element counting once.
+
+Returns
+-------
+array
+    Shape and dtype of `x`, dimensionless.
+
+Raises
+------
+ValueError, TypeError
+    For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
+    from 0 on, an unbound `axis_name`.
+"""
+
+
+@kernel(unit_out=(1, 2), family=_NORM)
 def moments(
     x: ArrayLike,
     axis: Axes,
@@ -284,8 +315,6 @@ def moments(
 
     Parameters
     ----------
-    x : array, any shape
-        Real numbers; integers become the default float. A Quantity may have any unit.
     axis : int or tuple of int
         The axes to reduce.
     where : bool array, optional
@@ -293,20 +322,11 @@ def moments(
         result or gradient.
     keepdims : bool
         Whether the reduced axes stay, with size one.
-    axis_name, axis_index_groups : optional
-        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
-        element counting once.
 
     Returns
     -------
     mean, var : arrays
         At least float32; the mean has the unit of `x`, the variance its square. nan where nothing counts.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`.
 
     Notes
     -----
@@ -333,7 +353,7 @@ def moments(
     return (mean, var) if keepdims else (mean.squeeze(axes), var.squeeze(axes))
 
 
-@kernel(unit_out=0)
+@kernel(unit_out=0, family=_NORM)
 def standardize(x: ArrayLike, axis: Axes = -1, *, epsilon: float = 1e-5, where: ArrayLike | None = None) -> Array:
     r"""Centre and scale to variance one.
 
@@ -341,26 +361,8 @@ def standardize(x: ArrayLike, axis: Axes = -1, *, epsilon: float = 1e-5, where: 
 
     Parameters
     ----------
-    x : array, any shape
-        Real numbers; integers become the default float. A Quantity may have any unit.
     axis : int or tuple of int
         The axes to reduce, and those along which each slice is standardized.
-    epsilon : float
-        Added to the variance, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`, dimensionless.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`.
 
     Notes
     -----
@@ -393,7 +395,7 @@ def _over(
     return _norm(spec, x, scale, bias, _checks.mask(op, 'where', where, x.shape))[0]
 
 
-@kernel(unit_out=0)
+@kernel(unit_out=0, family=_NORM)
 def layer_norm(
     x: ArrayLike,
     scale: ArrayLike | None = None,
@@ -411,31 +413,10 @@ def layer_norm(
 
     Parameters
     ----------
-    x : array, any shape
-        Real numbers; integers become the default float. A Quantity may have any unit.
     scale, bias : array, optional
         One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
         The axes to reduce, and those along which scale and bias lie.
-    epsilon : float
-        Added to the variance, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-    axis_name, axis_index_groups : optional
-        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
-        element counting once.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`, dimensionless.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`.
 
     Notes
     -----
@@ -458,7 +439,7 @@ def layer_norm(
     return _over('layer_norm', x, scale, bias, axis, epsilon, where, (axis_name, axis_index_groups))
 
 
-@kernel(unit_out=0)
+@kernel(unit_out=0, family=_NORM)
 def rms_norm(
     x: ArrayLike,
     scale: ArrayLike | None = None,
@@ -475,31 +456,12 @@ def rms_norm(
 
     Parameters
     ----------
-    x : array, any shape
-        Real numbers; integers become the default float. A Quantity may have any unit.
     scale : array, optional
         One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
         The axes to reduce, and those along which the scale lies.
     epsilon : float
         Added to the mean square, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-    axis_name, axis_index_groups : optional
-        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
-        element counting once.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`, dimensionless.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`.
 
     Notes
     -----
@@ -521,7 +483,7 @@ def rms_norm(
     return _over('rms_norm', x, scale, None, axis, epsilon, where, (axis_name, axis_index_groups), centred=False)
 
 
-@kernel(unit_out=0)
+@kernel(unit_out=0, family=_NORM)
 def group_norm(
     x: ArrayLike,
     scale: ArrayLike | None = None,
@@ -543,8 +505,6 @@ def group_norm(
     ----------
     x : array, batch first
         Real numbers; integers become the default float. A Quantity may have any unit.
-    scale, bias : array, optional
-        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
     num_groups : int
         The number of groups; it divides the number of channels.
     axis : int
@@ -552,19 +512,6 @@ def group_norm(
     reduction_axes : int or tuple of int, optional
         The axes to reduce, the channels among them, of which each group is taken for itself; by default all but the
         batch.
-    epsilon : float
-        Added to the variance, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-    axis_name, axis_index_groups : optional
-        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
-        element counting once.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`, dimensionless.
 
     Raises
     ------
@@ -636,7 +583,7 @@ def _grouped(
     return y.reshape(x.shape)
 
 
-@kernel(unit_out=0)
+@kernel(unit_out=0, family=_NORM)
 def instance_norm(
     x: ArrayLike,
     scale: ArrayLike | None = None,
@@ -656,23 +603,8 @@ def instance_norm(
     ----------
     x : array, batch first
         Real numbers; integers become the default float. A Quantity may have any unit.
-    scale, bias : array, optional
-        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
     axis : int
         The channels; the first axis is the batch.
-    epsilon : float
-        Added to the variance, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-    axis_name, axis_index_groups : optional
-        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
-        element counting once.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`, dimensionless.
 
     Raises
     ------
@@ -702,7 +634,7 @@ def instance_norm(
     return _grouped('instance_norm', x, scale, bias, None, axis, epsilon, where, (axis_name, axis_index_groups))
 
 
-@kernel(unit_in={'mean': 1, 'var': 2}, unit_out=0)
+@kernel(unit_in={'mean': 1, 'var': 2}, unit_out=0, family=_NORM)
 def batch_norm(
     x: ArrayLike,
     mean: ArrayLike,
@@ -720,30 +652,10 @@ def batch_norm(
 
     Parameters
     ----------
-    x : array, any shape
-        Real numbers; integers become the default float. A Quantity may have any unit.
     mean, var : array
         One value for each channel, in the unit of `x` and in its square.
-    scale, bias : array, optional
-        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
         The channels; all other axes are the batch.
-    epsilon : float
-        Added to the variance, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`, dimensionless.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`.
 
     Notes
     -----
@@ -773,7 +685,7 @@ def batch_norm(
     return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
 
 
-@kernel(unit_out=(0, 1, 2))
+@kernel(unit_out=(0, 1, 2), family=_NORM)
 def batch_norm_fit(
     x: ArrayLike,
     scale: ArrayLike | None = None,
@@ -791,20 +703,8 @@ def batch_norm_fit(
 
     Parameters
     ----------
-    x : array, any shape
-        Real numbers; integers become the default float. A Quantity may have any unit.
-    scale, bias : array, optional
-        One value for each element of the channels, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
         The channels; all other axes are the batch.
-    epsilon : float
-        Added to the variance, in the square of the unit of `x`.
-    where : bool array, optional
-        What counts, broadcast to `x`. Elsewhere the result is 0, and nothing there (nan included) touches any
-        result or gradient.
-    axis_name, axis_index_groups : optional
-        Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
-        element counting once.
 
     Returns
     -------

@@ -57,8 +57,6 @@ def snake(x: ArrayLike, frequency: ArrayLike = 1.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     frequency : float or array, optional
         The number :math:`a`, above 0. An array broadcasts to `x` (one value a channel, say) and can be differentiated
         with respect to, that is learned.
@@ -70,8 +68,6 @@ def snake(x: ArrayLike, frequency: ArrayLike = 1.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `frequency` is not above 0, or does not broadcast to the shape of `x`.
 
@@ -133,8 +129,6 @@ def sine(x: ArrayLike, frequency: ArrayLike = 1.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     frequency : float or array, optional
         The number :math:`\omega`, above 0. An array broadcasts to `x` (one value a channel, say) and can be
         differentiated with respect to, that is learned.
@@ -146,8 +140,6 @@ def sine(x: ArrayLike, frequency: ArrayLike = 1.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `frequency` is not above 0, or does not broadcast to the shape of `x`.
 

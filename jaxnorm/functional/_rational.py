@@ -33,8 +33,6 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     b : float or array, optional
         The square of the width of the bend, above 0. An array broadcasts to `x` (one value a channel, say) and can be
         differentiated with respect to.
@@ -46,8 +44,6 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `b` is not above 0, or does not broadcast to the shape of `x`.
 
@@ -95,20 +91,10 @@ def soft_sign(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{soft\_sign}(x) = \frac{x}{1 + |x|}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-1, 1].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----

@@ -21,20 +21,10 @@ def relu(x: ArrayLike) -> Result:
 
     .. math:: \mathrm{relu}(x) = \max(x, 0)
 
-    Parameters
-    ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
-
     Returns
     -------
     array
         Same shape, dtype and unit as `x`; in [0, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers.
 
     Notes
     -----
@@ -76,11 +66,6 @@ def relu6(x: ArrayLike) -> Array:
     array
         Same shape and dtype as `x`; in [0, 6].
 
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
-
     Notes
     -----
     Exact in every dtype. The slope at both kinks is that of the flatter side, 0. A mask of one byte an element
@@ -106,9 +91,9 @@ def _relu6_slope(inside: Array) -> Array:
 
 
 def _leak(x: Array, slope: ArrayLike) -> Array:
-    if isinstance(slope, jax.Array):
-        return jnp.where(x > 0, x, slope * x)
-    return jnp.where(x > 0, x, slope * x) if slope != 0 else jnp.maximum(x, 0)  # 0 * -inf is none
+    if isinstance(slope, jax.Array):  # a slope of 0 gives 0 at -inf too
+        return jnp.where(x > 0, x, jnp.where(slope == 0, 0, slope * x))
+    return jnp.where(x > 0, x, slope * x) if slope != 0 else jnp.maximum(x, 0)
 
 
 @elementwise(unit_out=1)
@@ -119,21 +104,12 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> Result:
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     negative_slope : float or array, optional
         The slope :math:`a` on the negative side, dimensionless. An array broadcasts to `x` (one slope a channel,
         say) and can be differentiated with respect to.
 
-    Returns
-    -------
-    array
-        Same shape, dtype and unit as `x`.
-
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers.
     ValueError
         If `negative_slope` does not broadcast to the shape of `x`.
 
@@ -173,21 +149,12 @@ def prelu(x: ArrayLike, slope: ArrayLike) -> Result:
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     slope : array or float
         The slope :math:`a` on the negative side, dimensionless. An array broadcasts to `x`: a scalar is shared, one
         of the size of the last axis holds a slope a channel. It can be differentiated with respect to.
 
-    Returns
-    -------
-    array
-        Same shape, dtype and unit as `x`.
-
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers.
     ValueError
         If `slope` does not broadcast to the shape of `x`.
 
@@ -312,18 +279,11 @@ def threshold(x: ArrayLike, threshold: ArrayLike, value: ArrayLike) -> Result:
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     threshold : float or array, or Quantity
         What :math:`\theta` an input has to exceed; a plain number counts in the unit of `x`.
     value : float or array, or Quantity
         What :math:`v` replaces the others, likewise. An array broadcasts to `x` and can be differentiated with
         respect to.
-
-    Returns
-    -------
-    array
-        Same shape, dtype and unit as `x`.
 
     Raises
     ------
@@ -364,8 +324,6 @@ def tlu(x: ArrayLike, threshold: ArrayLike) -> Result:
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     threshold : array or float, or Quantity
         The lower bound :math:`\tau`; a plain one counts in the unit of `x`. An array broadcasts to `x`: one of the
         size of the last axis holds a bound a channel. It can be differentiated with respect to.
@@ -413,20 +371,10 @@ def squared_relu(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{squared\_relu}(x) = \max(x, 0)^2
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -473,8 +421,6 @@ def star_relu(x: ArrayLike, scale: ArrayLike = 0.8944, bias: ArrayLike = -0.4472
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     scale, bias : float or array, optional
         The factor :math:`s` and the summand :math:`b`. The defaults give a result of mean 0 and variance 1 for a
         standard normal input. Arrays broadcast to `x` and can be differentiated with respect to.
@@ -486,8 +432,6 @@ def star_relu(x: ArrayLike, scale: ArrayLike = 0.8944, bias: ArrayLike = -0.4472
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `scale` or `bias` does not broadcast to the shape of `x`.
 

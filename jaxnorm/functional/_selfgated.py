@@ -41,20 +41,10 @@ def mish(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{mish}(x) = x \tanh(\log(1 + e^x))
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.3088, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -119,20 +109,10 @@ def lisht(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{lisht}(x) = x \tanh(x)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -262,20 +242,10 @@ def tanh_exp(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{tanh\_exp}(x) = x \tanh(e^x)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.3532, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -336,20 +306,10 @@ def serf(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{serf}(x) = x \, \mathrm{erf}(\log(1 + e^x))
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-0.3484, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -422,8 +382,6 @@ def xielu(
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     alpha_p, alpha_n : float or array, optional
         What the curve is multiplied with above and below zero. The published layer has ``alpha_n > beta``. Arrays
         broadcast to `x` (one value a channel, say) and can be differentiated with respect to.
@@ -432,11 +390,6 @@ def xielu(
     eps : float
         A number that is 0 or below. Between it and zero the curve is straight, and its slope ``beta - alpha_n``. The
         published formula has 0, its implementation -1e-6, for which ``xielu(0)`` is ``-1e-6 alpha_n``.
-
-    Returns
-    -------
-    array
-        Same shape and dtype as `x`.
 
     Raises
     ------

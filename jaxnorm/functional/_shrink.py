@@ -16,15 +16,8 @@ def hard_shrink(x: ArrayLike, lambd: ArrayLike = 0.5) -> Result:
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     lambd : float or array, or Quantity, optional
         The bound :math:`\lambda`, at least 0; a plain one counts in the unit of `x`. An array broadcasts to `x`.
-
-    Returns
-    -------
-    array
-        Same shape, dtype and unit as `x`.
 
     Raises
     ------
@@ -65,16 +58,9 @@ def soft_shrink(x: ArrayLike, lambd: ArrayLike = 0.5) -> Result:
 
     Parameters
     ----------
-    x : array of any shape, or Quantity
-        A unit is kept.
     lambd : float or array, or Quantity, optional
         The bound :math:`\lambda`, at least 0; a plain one counts in the unit of `x`. An array broadcasts to `x` and
         can be differentiated with respect to.
-
-    Returns
-    -------
-    array
-        Same shape, dtype and unit as `x`.
 
     Raises
     ------
@@ -113,20 +99,10 @@ def tanh_shrink(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{tanh\_shrink}(x) = x - \tanh(x)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in (-inf, inf).
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----

@@ -14,20 +14,10 @@ def sigmoid(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{sigmoid}(x) = \frac{1}{1 + e^{-x}}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [0, 1].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -60,20 +50,10 @@ def log_sigmoid(x: ArrayLike) -> Array:
 
     .. math:: \mathrm{log\_sigmoid}(x) = \log \frac{1}{1 + e^{-x}} = -\mathrm{softplus}(-x)
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in (-inf, 0].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -104,20 +84,10 @@ def tanh(x: ArrayLike) -> Array:
 
     .. math:: \tanh(x) = \frac{e^x - e^{-x}}{e^x + e^{-x}}
 
-    Parameters
-    ----------
-    x : array of any shape
-        Dimensionless.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; in [-1, 1].
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit.
 
     Notes
     -----
@@ -204,8 +174,6 @@ def scaled_tanh(x: ArrayLike, scale: ArrayLike = 1.7159, slope: ArrayLike = 2 / 
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     scale : float or array, optional
         The limit :math:`a` at inf, above 0. An array broadcasts to `x` (one value a channel, say) and can be
         differentiated with respect to.
@@ -220,8 +188,6 @@ def scaled_tanh(x: ArrayLike, scale: ArrayLike = 1.7159, slope: ArrayLike = 2 / 
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `scale` or `slope` is not above 0, or does not broadcast to the shape of `x`.
 
@@ -280,8 +246,6 @@ def time_decayed_tanh(x: ArrayLike, t: ArrayLike, decay_rate: ArrayLike = 0.1) -
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     t : float or array
         Time, in units of 1 / `decay_rate`. An array broadcasts to `x` (one value a sample, say) and can be
         differentiated with respect to.
@@ -295,8 +259,6 @@ def time_decayed_tanh(x: ArrayLike, t: ArrayLike, decay_rate: ArrayLike = 0.1) -
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `decay_rate` is below 0, or an array does not broadcast to the shape of `x`.
 
@@ -356,8 +318,6 @@ def gated_tanh(x: ArrayLike, h_prev: ArrayLike) -> Array:
 
     Parameters
     ----------
-    x : array of any shape
-        Dimensionless.
     h_prev : float or array
         The state before, :math:`h`. An array broadcasts to `x` and can be differentiated with respect to.
 
@@ -368,8 +328,6 @@ def gated_tanh(x: ArrayLike, h_prev: ArrayLike) -> Array:
 
     Raises
     ------
-    TypeError
-        If an argument is not an array of real numbers, or has a unit.
     ValueError
         If `h_prev` does not broadcast to the shape of `x`.
 

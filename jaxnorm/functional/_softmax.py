@@ -267,36 +267,41 @@ _log_softmax.defjvp(functools.partial(_jvp, 'log_softmax', _log_softmax), symbol
 _log_sum_exp.defjvp(functools.partial(_jvp, 'logsumexp', _log_sum_exp), symbolic_zeros=True)
 
 
-@kernel
+#: What the docstrings below need not say.
+_ROW = r"""Of a function over an axis.
+
+Parameters
+----------
+x : array of rank at least 1
+    Logits, dimensionless.
+axis : int or tuple of int, optional
+    What to normalize over.
+where : bool array, optional
+    Broadcasts to `x`; what is False there takes no part.
+temperature : float or array, optional
+    What the logits are divided by, above 0: one number, or an array of one number a row (1 on the axis), which
+    can be differentiated with respect to.
+
+Returns
+-------
+array
+    Same shape and dtype as `x`; in [0, 1], 0 where masked out.
+
+Raises
+------
+TypeError
+    If `x` is not an array of real numbers, or has a unit; if `where` does not hold booleans.
+ValueError
+    If `x` has no such axis, `where` does not broadcast to its shape, or `temperature` is not above 0 or has not
+    one number a row.
+"""
+
+
+@kernel(family=_ROW)
 def softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, temperature: ArrayLike = 1.0) -> Array:
     r"""Exponentials, normalized to sum to one.
 
     .. math:: \mathrm{softmax}(x)_i = \frac{e^{x_i / t}}{\sum_j e^{x_j / t}}
-
-    Parameters
-    ----------
-    x : array of rank at least 1
-        Logits, dimensionless.
-    axis : int or tuple of int, optional
-        What to normalize over.
-    where : bool array, optional
-        Broadcasts to `x`; what is False there takes no part.
-    temperature : float or array, optional
-        What the logits are divided by, above 0: one number, or an array of one number a row (1 on the axis), which
-        can be differentiated with respect to.
-
-    Returns
-    -------
-    array
-        Same shape and dtype as `x`; in [0, 1], 0 where masked out.
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit; if `where` does not hold booleans.
-    ValueError
-        If `x` has no such axis, `where` does not broadcast to its shape, or `temperature` is not above 0 or has not
-        one number a row.
 
     Notes
     -----
@@ -324,36 +329,16 @@ def softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, tempe
     return _softmax(row, x, _checks.mask('softmax', 'where', where, x.shape), divisor)
 
 
-@kernel
+@kernel(family=_ROW)
 def log_softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, temperature: ArrayLike = 1.0) -> Array:
     r"""Logarithm of `softmax`.
 
     .. math:: \mathrm{log\_softmax}(x)_i = \frac{x_i}{t} - \log \sum_j e^{x_j / t}
 
-    Parameters
-    ----------
-    x : array of rank at least 1
-        Logits, dimensionless.
-    axis : int or tuple of int, optional
-        What to normalize over.
-    where : bool array, optional
-        Broadcasts to `x`; what is False there takes no part.
-    temperature : float or array, optional
-        What the logits are divided by, above 0: one number, or an array of one number a row (1 on the axis), which
-        can be differentiated with respect to.
-
     Returns
     -------
     array
         Same shape and dtype as `x`; at most 0, and -inf where masked out.
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit; if `where` does not hold booleans.
-    ValueError
-        If `x` has no such axis, `where` does not broadcast to its shape, or `temperature` is not above 0 or has not
-        one number a row.
 
     Notes
     -----
@@ -380,7 +365,7 @@ def log_softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, t
     return _log_softmax(row, x, _checks.mask('log_softmax', 'where', where, x.shape), divisor)
 
 
-@kernel
+@kernel(family=_ROW)
 def softmin(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, temperature: ArrayLike = 1.0) -> Array:
     r"""Softmax of the negative input: the smallest has the largest share.
 
@@ -390,26 +375,6 @@ def softmin(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, tempe
     ----------
     x : array of rank at least 1
         Energies, or distances, dimensionless.
-    axis : int or tuple of int, optional
-        What to normalize over.
-    where : bool array, optional
-        Broadcasts to `x`; what is False there takes no part.
-    temperature : float or array, optional
-        What the logits are divided by, above 0: one number, or an array of one number a row (1 on the axis), which
-        can be differentiated with respect to.
-
-    Returns
-    -------
-    array
-        Same shape and dtype as `x`; in [0, 1], 0 where masked out.
-
-    Raises
-    ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit; if `where` does not hold booleans.
-    ValueError
-        If `x` has no such axis, `where` does not broadcast to its shape, or `temperature` is not above 0 or has not
-        one number a row.
 
     Notes
     -----
@@ -429,7 +394,7 @@ def softmin(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, tempe
     return _softmax(row, -x, _checks.mask('softmin', 'where', where, x.shape), divisor)
 
 
-@kernel
+@kernel(family=_ROW)
 def logsumexp(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, keepdims: bool = False) -> Array:
     r"""Logarithm of the sum of exponentials, a smooth maximum.
 
@@ -441,8 +406,6 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, kee
         Dimensionless.
     axis : int or tuple of int, optional
         What to sum over.
-    where : bool array, optional
-        Broadcasts to `x`; what is False there takes no part.
     keepdims : bool
         Whether the axis stays, with size 1.
 
@@ -535,30 +498,14 @@ def _sparsemax_jvp(row: _Row, primals: tuple[Any, ...], tangents: tuple[Any, ...
     return y, linear(slope, slope, [y > 0], [tangents[0]])[0]
 
 
-@kernel
+@kernel(family=_ROW)
 def sparsemax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None) -> Array:
     r"""Nearest point of the probability simplex: like `softmax`, with shares that are exactly zero.
 
     .. math:: \mathrm{sparsemax}(x) = \arg\min_{p \ge 0,\, \sum p = 1} \lVert p - x \rVert^2 = \max(x - \tau, 0)
 
-    Parameters
-    ----------
-    x : array of rank at least 1
-        Logits, dimensionless.
-    axis : int or tuple of int, optional
-        What to normalize over.
-    where : bool array, optional
-        Broadcasts to `x`; what is False there takes no part.
-
-    Returns
-    -------
-    array
-        Same shape and dtype as `x`; in [0, 1], 0 where masked out.
-
     Raises
     ------
-    TypeError
-        If `x` is not an array of real numbers, or has a unit; if `where` does not hold booleans.
     ValueError
         If `x` has no such axis, or `where` does not broadcast to its shape.
 
@@ -585,7 +532,7 @@ def sparsemax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None) -> 
     return _sparsemax(row, x, _checks.mask('sparsemax', 'where', where, x.shape))
 
 
-@kernel
+@kernel(family=_ROW)
 def gumbel_softmax(x: ArrayLike, key: Any, temperature: ArrayLike = 1.0, hard: bool = False, axis: int = -1) -> Array:
     r"""Sample of a categorical distribution, made differentiable.
 
@@ -595,8 +542,6 @@ def gumbel_softmax(x: ArrayLike, key: Any, temperature: ArrayLike = 1.0, hard: b
 
     Parameters
     ----------
-    x : array of rank at least 1
-        Logits, dimensionless.
     key : jax.random key, or None
         What the noise is drawn with; None: no noise.
     temperature : float or array, optional

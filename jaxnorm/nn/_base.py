@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 import brainstate
 import jax.numpy as jnp
 
-from .. import _checks
+from .. import _checks, _docs
 from .._typing import Array, ArrayLike, Axes, Result, Size
 
 
@@ -142,22 +142,49 @@ def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str], learn
 class Normalization(Picklable, brainstate.nn.Module):
     """A norm that owns scale and bias: one state ``{'scale', 'bias'}``, in brainstate's tree and shapes.
 
+    The docstrings of subclasses are completed from what follows.
+
     Parameters
     ----------
     in_size : int or tuple of int
-        An int: that many channels, any resolution. A tuple: the shape of the input without its batch, checked.
+        The number of channels (any resolution), or the shape of the input without its batch (checked).
+    feature_axis : int
+        The channel axis of `in_size`; channels come last by default.
     feature_axes : int or tuple of int
         The axes of `in_size` along which scale and bias vary.
-    use_scale, use_bias : bool
-        Whether there are such parameters.
-    scale_init, bias_init : callable or array_like
-        A value, or ``f(shape)``.
-    param_type : type
-        The state class that holds them.
+    reduction_axes : int or tuple of int
+        The axes of `in_size` to reduce.
+    epsilon : float
+        Added to the variance, in the square of the unit of the input.
+    use_bias : bool
+        Whether there is a bias.
+    use_scale : bool
+        Whether there is a scale.
+    bias_init : callable or array_like
+        The bias at first, or a function of the shape.
+    scale_init : callable or array_like
+        The scale at first, or a function of the shape.
+    axis_name, axis_index_groups
+        A mapped axis over which what is reduced is split, as in `jax.lax.psum`.
+    use_fast_variance : bool
+        Accepted for brainstate's sake; has no effect, for the variance here is always the stable one.
     dtype : dtype, optional
         The dtype of the result; by default that of the input.
+    param_type : type
+        The state class of the parameters.
+    num_features : int, optional
+        PyTorch's name for `in_size`.
+    num_channels : int, optional
+        PyTorch's name for `in_size`.
+    normalized_shape : int or tuple of int, optional
+        PyTorch's name and meaning: the size, with statistics and parameters over all its axes.
     name : str, optional
         The name of the module.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At construction for a wrong size, axis or epsilon; at the call for an input of another shape.
     """
 
     #: the attribute that holds scale and bias, as brainstate calls it
@@ -168,6 +195,7 @@ class Normalization(Picklable, brainstate.nn.Module):
         # brainstate's metaclass hides the constructor's signature from inspect
         _, *parameters = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), Normalization.__doc__)
 
     def __init__(
         self,

@@ -56,34 +56,6 @@ class _AxisNorm(Normalization):
 class LayerNorm(_AxisNorm):
     """Layer normalization: each sample by the mean and variance over its features.
 
-    Parameters
-    ----------
-    in_size : int or tuple of int
-        The shape of the input without its batch, or its number of features.
-    reduction_axes, feature_axes : int or tuple of int
-        The axes of `in_size` to reduce, and those along which scale and bias vary.
-    epsilon : float
-        Added to the variance.
-    use_bias, use_scale : bool
-        Whether there are such parameters.
-    bias_init, scale_init : callable or array_like
-        Their initial value, or a function of the shape.
-    axis_name, axis_index_groups
-        A mapped axis over which the features are split, as in `jax.lax.psum`.
-    use_fast_variance : bool
-        Accepted for brainstate's sake; has no effect, for the variance here is always the stable one.
-    dtype : dtype, optional
-        The dtype of the result; by default that of the input.
-    param_type : type
-        The state class of the parameters.
-    normalized_shape : int or tuple of int, optional
-        PyTorch's name and meaning: the size, with statistics and parameters over all its axes.
-
-    Raises
-    ------
-    ValueError, TypeError
-        At construction for a wrong size, axis or epsilon; at the call for an input of another shape.
-
     References
     ----------
     Ba, Kiros & Hinton, "Layer normalization", 2016, arXiv:1607.06450.
@@ -143,31 +115,8 @@ class RMSNorm(_AxisNorm):
 
     Parameters
     ----------
-    in_size : int or tuple of int
-        The shape of the input without its batch, or its number of features.
     epsilon : float
-        Added to the mean square.
-    dtype : dtype, optional
-        The dtype of the result; by default that of the input.
-    use_scale : bool
-        Whether there is a scale.
-    scale_init : callable or array_like
-        Its initial value, or a function of the shape.
-    reduction_axes, feature_axes : int or tuple of int
-        The axes of `in_size` to reduce, and those along which the scale varies.
-    axis_name, axis_index_groups
-        A mapped axis over which the features are split, as in `jax.lax.psum`.
-    use_fast_variance : bool
-        Accepted for brainstate's sake; has no effect.
-    param_type : type
-        The state class of the parameter.
-    normalized_shape : int or tuple of int, optional
-        PyTorch's name and meaning: the size, with statistics and scale over all its axes.
-
-    Raises
-    ------
-    ValueError, TypeError
-        At construction for a wrong size, axis or epsilon; at the call for an input of another shape.
+        Added to the mean square, in the square of the unit of the input.
 
     References
     ----------
@@ -257,32 +206,16 @@ finite leaves the running averages as they were.
 
 Parameters
 ----------
-in_size : int or tuple of int
-    The number of channels (any resolution), or the shape of the input without its batch (checked).
-feature_axis : int or tuple of int
-    The channel axes of `in_size`; channels come last by default.
 track_running_stats : bool
     Whether there are running averages; without them both phases normalize by the batch.
-epsilon : float
-    Added to the variance.
 momentum : float
     The share of the running averages that is kept at each step (PyTorch gives the share that is replaced).
 affine : bool
     Whether there are a scale and a bias.
 bias_initializer, scale_initializer : callable or array_like
     Their initial value, or a function of the shape.
-axis_name, axis_index_groups
-    A mapped axis over which the batch is split, as in `jax.lax.psum`.
-use_fast_variance : bool
-    Accepted for brainstate's sake; has no effect, for the variance here is always the stable one.
-name : str, optional
-    The name of the module.
-dtype : dtype, optional
-    The dtype of the result; by default that of the input. Running averages are at least float32.
-param_type, mean_type : type
-    The state classes of the parameters and of the running averages.
-num_features : int, optional
-    PyTorch's name for `in_size`.
+mean_type : type
+    The state class of the running averages, which are at least float32.
 frozen : bool
     Whether the layer evaluates whatever the environment says; the call's `fit` still overrules it.
 
@@ -315,13 +248,13 @@ class _BatchNorm(_ChannelNorm):
     num_spatial_dims: ClassVar[int]
 
     def __init_subclass__(cls, spatial: int) -> None:
-        super().__init_subclass__()
         cls.num_spatial_dims = spatial
         shape = (4, *(2,) * spatial, 3)
         words = ('no spatial axes', 'one spatial axis', 'two spatial axes', 'three spatial axes')[spatial]
         cls.__doc__ = _BATCH_NORM.format(
             spatial=words, name=cls.__name__, shape=', '.join(map(str, shape)), count=12 * 2**spatial
         )
+        super().__init_subclass__()
 
     def __init__(
         self,
@@ -462,32 +395,12 @@ class GroupNorm(_SampleNorm):
 
     Parameters
     ----------
-    in_size : int or tuple of int
-        The number of channels (any rank and resolution), or the shape of the input without its batch (checked).
-    feature_axis : int
-        The channel axis of `in_size`; channels come last by default.
     num_groups : int or None
         The number of groups, which divides the number of channels.
     group_size : int, optional
         The number of channels in a group, in place of `num_groups`, which is then None.
-    epsilon : float
-        Added to the variance.
-    dtype : dtype, optional
-        The dtype of the result; by default that of the input.
-    use_bias, use_scale : bool
-        Whether there are such parameters.
-    bias_init, scale_init : callable or array_like
-        Their initial value, or a function of the shape.
     reduction_axes : int or tuple of int, optional
         The axes of the input to reduce, the channels among them; by default all but the batch.
-    axis_name, axis_index_groups
-        A mapped axis over which each group is split, as in `jax.lax.psum`.
-    use_fast_variance : bool
-        Accepted for brainstate's sake; has no effect.
-    param_type : type
-        The state class of the parameters.
-    num_channels : int, optional
-        PyTorch's name for `in_size`.
 
     Raises
     ------
@@ -567,34 +480,6 @@ class GroupNorm(_SampleNorm):
 
 class InstanceNorm(_SampleNorm):
     """Instance normalization: each channel of each sample by its own mean and variance.
-
-    Parameters
-    ----------
-    in_size : int or tuple of int
-        The number of channels (any rank and resolution), or the shape of the input without its batch (checked).
-    feature_axis : int
-        The channel axis of `in_size`; channels come last by default.
-    epsilon : float
-        Added to the variance.
-    dtype : dtype, optional
-        The dtype of the result; by default that of the input.
-    use_bias, use_scale : bool
-        Whether there are such parameters.
-    bias_init, scale_init : callable or array_like
-        Their initial value, or a function of the shape.
-    axis_name, axis_index_groups
-        A mapped axis over which each sample is split, as in `jax.lax.psum`.
-    use_fast_variance : bool
-        Accepted for brainstate's sake; has no effect.
-    param_type : type
-        The state class of the parameters.
-    num_features : int, optional
-        PyTorch's name for `in_size`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        At construction for a wrong size, axis or epsilon; at the call for an input of another shape.
 
     References
     ----------

@@ -1,0 +1,39 @@
+"""Docstrings that say what differs: what a family of ops has in common is written once, and filled in."""
+
+import inspect
+import re
+from collections.abc import Iterable
+
+_ORDER = ('Parameters', 'Returns', 'Raises', 'Notes', 'References', 'Examples')
+_HEADING = re.compile(rf'\n\n(?=(?:{"|".join(_ORDER)})\n-+\n)')
+
+
+def _sections(doc: str) -> tuple[str, dict[str, str]]:
+    """What stands before the first section of a numpydoc docstring, and the text of each."""
+    summary, *sections = _HEADING.split('\n\n' + inspect.cleandoc(doc))
+    return summary.strip(), {s.split('\n', 1)[0]: s.split('\n', 2)[2].rstrip() for s in sections}
+
+
+def _entries(text: str) -> dict[str, str]:
+    """The entries of a section of parameters, by the first of the names before the colon."""
+    return {re.split('[ ,:]', entry, maxsplit=1)[0]: entry for entry in re.split(r'\n(?=\S)', text) if entry}
+
+
+def complete(doc: str | None, parameters: Iterable[str], *families: str | None) -> str:
+    """`doc` with what it leaves out, from the first of the `families` that has it; those are docstrings themselves.
+
+    What is filled in are entries of parameters and of errors, and a section of results that is missing.
+    """
+    summary, own = _sections(doc or '')
+    described: dict[str, dict[str, str]] = {'Parameters': {}, 'Raises': {}}
+    results = {}
+    for sections in [*(_sections(f)[1] for f in reversed(families) if f), own]:
+        results = {'Returns': sections['Returns']} if 'Returns' in sections else results
+        for name, entries in described.items():
+            entries.update(_entries(sections.get(name, '')))
+    chosen = {
+        'Parameters': [described['Parameters'][p] for p in parameters if p in described['Parameters']],
+        'Raises': described['Raises'].values(),
+    }
+    found = own | results | {name: '\n'.join(entries) for name, entries in chosen.items() if entries}
+    return '\n\n'.join([summary, *(f'{n}\n{"-" * len(n)}\n{found[n]}' for n in _ORDER if n in found)]) + '\n'
