@@ -14,7 +14,14 @@ from typing import Any
 from . import _measure, _peers
 from ._measure import Case, Plan, Row
 
-BENCHMARKS = {'norms': _peers.norms, 'activations': _peers.activations, 'accuracy': _peers.activations}
+
+def _measured_exactly(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
+    from . import _accuracy  # only here and in `accuracy`, for it needs mpmath
+
+    return _accuracy.cases(_peers.activations(shape, dtype, chained=False), dtype)
+
+
+BENCHMARKS = {'norms': _peers.norms, 'activations': _peers.activations, 'accuracy': _measured_exactly}
 LIBRARIES = ('jax', 'jaxlib', 'brainstate', 'flax', 'equinox', 'dm-haiku', 'keras', 'torch')
 
 
@@ -83,7 +90,7 @@ def chosen(options: argparse.Namespace) -> dict[str, Case]:
 
 def accuracy(options: argparse.Namespace, plan: Plan) -> None:
     """Print the worst errors of each library."""
-    from . import _accuracy  # only here, for it needs mpmath
+    from . import _accuracy
 
     found = [row for case in chosen(options).values() for row in _accuracy.of_case(case, plan.say)]
     if options.json:
@@ -92,6 +99,9 @@ def accuracy(options: argparse.Namespace, plan: Plan) -> None:
     limit = _accuracy.LIMITS[options.dtype]
     print(f'worst errors in ulp of {options.dtype}, value / slope, against mpmath; jaxnorm promises {limit:g}')
     print(_accuracy.table(found))
+    own = [row for row in found if row.library == 'jaxnorm' and row.value is not None]
+    worst = max(own, key=lambda row: max(row.value or 0, row.slope or 0))
+    print(f'worst row of jaxnorm: {worst.op}, {worst.value:.2f} / {worst.slope:.2f}')
 
 
 def rows(options: argparse.Namespace, plan: Plan) -> Iterator[Row]:
@@ -159,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     command = parser()
     options = command.parse_args(arguments)
+    if options.benchmark == 'accuracy' and importlib.util.find_spec('mpmath') is None:
+        command.error("accuracy is measured against mpmath, which is missing; pip install 'jaxnorm[benchmark]'")
     known = BENCHMARKS[options.benchmark](options.shape, options.dtype)
     for op in options.op or ():
         if op not in known:
@@ -175,8 +187,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     phases = (options.phase,) if options.phase else _measure.PHASES
     plan = Plan(options.rounds, options.chain, phases, say)
     if options.benchmark == 'accuracy':
-        if importlib.util.find_spec('mpmath') is None:
-            command.error("accuracy is measured against mpmath, which is missing; pip install 'jaxnorm[benchmark]'")
         accuracy(options, plan)
         return
     if options.dtype == 'float64':

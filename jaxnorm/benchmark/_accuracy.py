@@ -10,6 +10,7 @@ value is a normal number of that dtype. A nan counts as an infinite error.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import mpmath as mp
 import numpy as np
 
+from .. import functional
 from ._exact import DIGITS, EXACT, Exact
 from ._measure import AbsentError, Case, Layer
 
@@ -149,12 +151,27 @@ def measure(case: Case, exact: Exact, hyper: Mapping[str, Any], points: int = 10
             yield row
 
 
+def cases(timed: Mapping[str, Case], dtype: str) -> dict[str, Case]:
+    """The activations that are timed and can be measured, and after them those that jaxnorm alone has."""
+    known = {op: case for op, case in timed.items() if _of(op)[0] in EXACT}
+    for name in EXACT.keys() - {_of(op)[0] for op in known}:
+        own = {'jaxnorm': lambda name=name: partial(getattr(functional, name), **EXACT[name].samples[0])}
+        known[name] = Case(name, (), dtype, lambda x: x, own)
+    return dict(sorted(known.items(), key=lambda item: list(EXACT).index(_of(item[0])[0])))
+
+
+def _of(op: str) -> tuple[str, Mapping[str, Any]]:
+    """The name and the hyperparameters of an op as the benchmark knows it."""
+    if op == 'gelu_tanh':
+        return 'gelu', {'approximate': True}
+    return op, EXACT[op].samples[0] if op in EXACT else {}
+
+
 def of_case(case: Case, say: Callable[[str], None]) -> Iterator[Accuracy]:
-    """The rows of an activation as the speed benchmark knows it; none for one that is not elementwise."""
-    name, hyper = ('gelu', {'approximate': True}) if case.op == 'gelu_tanh' else (case.op, {})
-    if name in EXACT:
-        say(f'{case.op} {case.dtype}')
-        yield from measure(case, EXACT[name], hyper)
+    """The rows of an activation."""
+    name, hyper = _of(case.op)
+    say(f'{case.op} {case.dtype}')
+    yield from measure(case, EXACT[name], hyper)
 
 
 def table(rows: Sequence[Accuracy]) -> str:

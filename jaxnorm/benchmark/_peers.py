@@ -240,7 +240,7 @@ _ACTIVATIONS: dict[str, tuple[Layer, dict[str, Any], str | None, dict[str, Any]]
     'hard_silu': (lambda x: x * jnp.clip(x + 3, 0, 6) / 6, {}, 'hardswish', {}),
     'hard_tanh': (lambda x: jnp.clip(x, -1, 1), {}, 'hardtanh', {}),
     'sparse_plus': (lambda x: jnp.where(x < 1, jnp.maximum(x + 1, 0) ** 2 / 4, x), {}, None, {}),
-    'sparse_sigmoid': (lambda x: jnp.clip(x + 1, 0, 2) / 2, {}, None, {}),
+    'sparse_sigmoid': (lambda x: jnp.where(x >= 1, 1, jnp.where(x <= -1, 0, (x + 1) / 2)), {}, None, {}),
     'hard_shrink': (lambda x: jnp.where(abs(x) > 0.5, x, 0), {}, 'hardshrink', {}),
     'soft_shrink': (lambda x: jnp.sign(x) * jnp.maximum(abs(x) - 0.5, 0), {}, 'softshrink', {}),
     'tanh_shrink': (lambda x: x - jnp.tanh(x), {}, 'tanhshrink', {}),
@@ -255,22 +255,23 @@ _ACTIVATIONS: dict[str, tuple[Layer, dict[str, Any], str | None, dict[str, Any]]
     ),
     'glu': (lambda x: x[..., : x.shape[-1] // 2] * _logistic(x[..., x.shape[-1] // 2 :]), {}, 'glu', {}),
 }
-#: what changes the shape, made a layer of a chain; with the library's own `tile`
+#: what changes the shape, or would carry a chain to its kink, made a layer of a chain; with the library's own `tile`
 _LAYERS: dict[str, Callable[[Layer, Any], Layer]] = {
     'glu': lambda f, tile: lambda x: tile(f(x), (1, 2)),
     'logsumexp': lambda f, tile: lambda x: x - f(x),
+    'sparse_sigmoid': lambda f, tile: lambda x: f(x) - 0.5,
 }
 
 
-def activations(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
-    """The activations, each with the libraries that have it."""
+def activations(shape: tuple[int, ...] | None, dtype: str, chained: bool = True) -> dict[str, Case]:
+    """The activations, each with the libraries that have it; `chained`: as layers of a chain."""
     cases = {}
     for op, (definition, options, torch_name, torch_options) in _ACTIVATIONS.items():
         name = op.removesuffix('_tanh') if op == 'gelu_tanh' else op
         if not hasattr(F, name):
             continue
 
-        layer = _LAYERS.get(op, lambda f, tile: f)
+        layer = (chained and _LAYERS.get(op)) or (lambda f, tile: f)
 
         def of(
             module: Callable[[], Any], name: str = name, options: dict[str, Any] = options, layer: Any = layer

@@ -116,7 +116,7 @@ def _gated(
             linear = jnp.where(linear >= limit, limit, jnp.where(linear <= -limit, -limit, linear))
         return ((linear + offset if offset else linear) * function(gating, **arrays)).astype(x.dtype)
 
-    return jax.checkpoint(value)(x, other, limit, arrays)
+    return jax.checkpoint(value, prevent_cse=False)(x, other, limit, arrays)
 
 
 #: What the docstrings below need not say.
