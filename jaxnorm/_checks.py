@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.core
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -136,6 +137,21 @@ def mask(op: str, argument: str, where: Any, shape: Sequence[int]) -> Array | No
     return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
 
 
+def segment_ids(op: str, ids: Any, shape: Sequence[int]) -> Array | None:
+    """Return `ids` as an array of integers in the rank of `shape`, to which it broadcasts."""
+    if ids is None:
+        return None
+    array = jnp.asarray(ids)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(f'{op}: segment_ids must hold integers, got {describe(array)}; number the segments from 0 on.')
+    if not broadcasts(array.shape, shape):
+        raise ValueError(
+            f'{op}: segment_ids must broadcast to the input shape {tuple(shape)}, got {array.shape}; '
+            'give it the same rank, with 1 where it is shared.'
+        )
+    return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
+
+
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
     """Whether an array of `shape` broadcasts to exactly `to`."""
     missing = len(to) - len(shape)
@@ -186,8 +202,28 @@ def axis_name(op: str, name: Any) -> Any:
     try:
         jax.lax.psum(1, name)
     except NameError as error:
+        bound = f'{", ".join(map(repr, _bound_axis_names())) or "no name"} is bound'
         raise ValueError(
-            f'{op}: axis_name must be bound by a surrounding jax.vmap or jax.shard_map, got {name!r}; '
+            f'{op}: axis_name must be bound by a surrounding jax.vmap or jax.shard_map, got {name!r}; {bound}: '
             f'run the call inside one with axis_name={name!r}, or pass None where the batch is not split.'
         ) from error
     return name
+
+
+def _bound_axis_names() -> list[Any]:
+    """The names that are bound here; for a message, which does without them should JAX no longer tell."""
+    names = getattr(jax.extend.core, 'unsafe_get_axis_names_DO_NOT_USE', list)
+    return list(names())
+
+
+def axis_index_groups(op: str, groups: Any, name: Any) -> Any:
+    """Return `groups` if they name each device of the axis once."""
+    if groups is None:
+        return None
+    devices = 0 if name is None else jax.lax.psum(1, name)
+    if sorted(i for g in groups for i in g) != list(range(devices)) or not devices:
+        raise ValueError(
+            f'{op}: axis_index_groups must name each of the {devices} devices of axis_name={name!r} once, '
+            f'got {groups}; pass for example [[0, 1], [2, 3]] beside the name of an axis of four.'
+        )
+    return groups

@@ -1,6 +1,6 @@
 """Shared vocabulary of the annotations."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -19,3 +19,5 @@ AxisName: TypeAlias = str | Sequence[str]
 AxisGroups: TypeAlias = Sequence[Sequence[int]]
 #: What a kernel returns: an array, or a Quantity where the input was one and the op keeps units.
 Result: TypeAlias = Any
+#: A function that follows a norm, or the name of one.
+Activation: TypeAlias = Callable[[Any], Any] | str

@@ -172,6 +172,9 @@ NORMS = [
 #: functions, and classes, whose own tests stand in test_norms.py, test_custom.py and test_piecewise.py
 OTHERS = {'moments', 'batch_norm', 'get', 'crelu', 'maxout', 'quantized_sigmoid', 'rrelu', 'xielu'}
 OTHER_CLASSES = {'CReLU', 'Maxout', 'QuantizedSigmoid', 'RReLU', 'XIELU'}
+#: what has its tests in test_norm_options.py
+OTHERS |= {'add_layer_norm', 'add_rms_norm'}
+OTHER_CLASSES |= {'AddNorm'}
 #: two-input gates, whose tests stand in test_glu.py
 GATES = {
     'glu': 'GLU',
@@ -184,6 +187,19 @@ GATES = {
 #: what has its tests in test_over_axis.py
 OTHERS |= {'gumbel_softmax', 'logsumexp', *GATES}
 OTHER_CLASSES |= {'GumbelSoftmax', 'Softmax2d', *GATES.values()}
+#: what has its tests in test_batch.py
+OTHERS |= {'batch_norm_update', 'batch_renorm_fit', 'ghost_batch_norm_fit'}
+OTHER_CLASSES |= {'BatchNorm', 'BatchRenorm', 'GhostBatchNorm', 'SplitBatchNorm'}
+#: what has its tests in test_reparametrization.py and test_conditional.py
+OTHERS |= {'weight_norm', 'weight_standardization', 'spectral_norm'}
+OTHER_CLASSES |= {'WeightNorm', 'WeightStandardization', 'SpectralNorm'}
+OTHER_CLASSES |= {'AdaLayerNorm', 'FiLM', 'AdaIN', 'SPADE', 'QKNorm'}
+#: what has its tests in test_other_norms.py
+OTHERS |= {'local_response_norm', 'unit_norm', 'scale_norm', 'global_response_norm', 'filter_response_norm'}
+OTHERS |= {'evonorm_b0', 'evonorm_b0_fit', 'evonorm_s0', 'dynamic_tanh', 'dynamic_erf'}
+OTHERS |= {'iterative_norm', 'iterative_norm_fit'}
+OTHER_CLASSES |= {'LocalResponseNorm', 'UnitNorm', 'ScaleNorm', 'GlobalResponseNorm', 'FilterResponseNorm'}
+OTHER_CLASSES |= {'EvoNormB0', 'EvoNormS0', 'DynamicTanh', 'DynamicErf', 'IterNorm'}
 ALIASES = {'hard_swish': 'hard_silu'}
 
 

@@ -314,3 +314,135 @@ def batch_norm(x, mean, var, scale=1.0, bias=0.0, epsilon=1e-5):
 def batch_norm_fit(x, scale=1.0, bias=0.0, epsilon=1e-5, where=None):
     mean, var = moments(x, tuple(range(x.ndim - 1)), where)
     return normalize(x, mean, var, scale, bias, epsilon, where)
+
+
+def local_response_norm(x, size, alpha=1e-4, beta=0.75, k=1.0):
+    """Along the last axis."""
+    channels = x.shape[-1]
+    around = [slice(max(c - size // 2, 0), min(c + (size - 1) // 2 + 1, channels)) for c in range(channels)]
+    total = np.stack([(x[..., a] ** 2).sum(-1) for a in around], -1)
+    return x / (k + alpha / size * total) ** beta
+
+
+def unit_norm(x, axis=-1, epsilon=1e-12):
+    return x / np.maximum(np.sqrt((x * x).sum(axis, keepdims=True)), epsilon)
+
+
+def scale_norm(x, scale=1.0, axis=-1, epsilon=1e-5):
+    return scale * unit_norm(x, axis, epsilon)
+
+
+def global_response_norm(x, scale=1.0, bias=0.0, epsilon=1e-6):
+    """Channels last, as are those below."""
+    length = np.sqrt((x * x).sum(tuple(range(1, x.ndim - 1)), keepdims=True))
+    return scale * x * length / (length.mean(-1, keepdims=True) + epsilon) + bias + x
+
+
+def filter_response_norm(x, scale=1.0, bias=0.0, threshold=-np.inf, learned_epsilon=0.0, epsilon=1e-6):
+    square = (x * x).mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+    return np.maximum(scale * x / np.sqrt(square + epsilon + np.abs(learned_epsilon)) + bias, threshold)
+
+
+def evonorm_b0(x, var, v, scale=1.0, bias=0.0, epsilon=1e-5):
+    instance = moments(x, tuple(range(1, x.ndim - 1)))[1]
+    return x / np.maximum(np.sqrt(var + epsilon), v * x + np.sqrt(instance + epsilon)) * scale + bias
+
+
+def evonorm_b0_fit(x, v, scale=1.0, bias=0.0, epsilon=1e-5):
+    return evonorm_b0(x, moments(x, tuple(range(x.ndim - 1)))[1], v, scale, bias, epsilon)
+
+
+def evonorm_s0(x, v, scale=1.0, bias=0.0, num_groups=1, epsilon=1e-5):
+    parts = x.reshape(*x.shape[:-1], num_groups, -1)
+    var = moments(parts, tuple(a for a in range(1, parts.ndim) if a != parts.ndim - 2))[1]
+    deviation = np.sqrt(np.broadcast_to(var, parts.shape) + epsilon).reshape(x.shape)
+    return x * sigmoid(v * x) / deviation * scale + bias
+
+
+def dynamic_tanh(x, alpha=0.5, scale=1.0, bias=0.0):
+    return scale * np.tanh(alpha * x) + bias
+
+
+def dynamic_erf(x, alpha=0.5, shift=0.0, scale=1.0, bias=0.0):
+    return scale * np.vectorize(math.erf)(alpha * x + shift) + bias
+
+
+def iterative_norm(x, mean, whitening, scale=1.0, bias=0.0):
+    groups, size, _ = whitening.shape
+    parts = (x - mean).reshape(-1, groups, size)
+    return np.einsum('gcd,rgd->rgc', whitening, parts).reshape(x.shape) * scale + bias
+
+
+def iterative_norm_fit(x, scale=1.0, bias=0.0, num_groups=1, num_iterations=5, epsilon=1e-5):
+    """(y, mean, whitening)."""
+    size = x.shape[-1] // num_groups
+    mean = x.reshape(-1, x.shape[-1]).mean(0)
+    parts = (x - mean).reshape(-1, num_groups, size)
+    matrices = []
+    for group in range(num_groups):
+        sigma = parts[:, group].T @ parts[:, group] / len(parts) + epsilon * np.eye(size)
+        p = np.eye(size)
+        for _ in range(num_iterations):
+            p = (3 * p - p @ p @ p @ sigma / np.trace(sigma)) / 2
+        matrices.append(p / np.sqrt(np.trace(sigma)))
+    return iterative_norm(x, mean, np.stack(matrices), scale, bias), mean, np.stack(matrices)
+
+
+def batch_norm_update(x, mean, var, scale=1.0, bias=0.0, momentum=0.99, epsilon=1e-5, unbiased=False):
+    """While fitting."""
+    m, v = (s.ravel() for s in moments(x, tuple(range(x.ndim - 1))))
+    n = x.size // x.shape[-1]
+    keep = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
+    y = batch_norm_fit(x, scale, bias, epsilon)
+    return y, keep(mean, m), keep(var, v * n / (n - 1) if unbiased else v)
+
+
+def batch_renorm_fit(x, mean, var, scale=1.0, bias=0.0, rmax=3.0, dmax=5.0, epsilon=1e-5, where=None):
+    m, v = moments(x, tuple(range(x.ndim - 1)), where)
+    std, running = np.sqrt(v + epsilon), np.sqrt(var + epsilon)
+    r, d = np.clip(std / running, 1 / rmax, rmax), np.clip((m - mean) / running, -dmax, dmax)
+    y = ((x - m) / std * r + d) * scale + bias
+    return y if where is None else np.where(where, y, 0)
+
+
+def ghost_batch_norm_fit(x, scale=1.0, bias=0.0, virtual_batch_size=1, epsilon=1e-5, where=None):
+    size = virtual_batch_size
+    masks = [None] * len(x) if where is None else np.broadcast_to(where, x.shape)
+    parts = [batch_norm_fit(x[i : i + size], scale, bias, epsilon, None if where is None else masks[i : i + size])
+             for i in range(0, len(x), size)]  # fmt: skip
+    return np.concatenate(parts)
+
+
+def weight_norm(v, g):
+    """Of the outputs along the last axis, as in those below."""
+    return g * v / np.sqrt((v * v).sum(tuple(range(v.ndim - 1))))
+
+
+def weight_standardization(w, gain=1.0, epsilon=1e-6, scaled=False):
+    y = standardize(w, tuple(range(w.ndim - 1)), epsilon) * gain
+    return y / np.sqrt(w.size / w.shape[-1]) if scaled else y
+
+
+def spectral_norm(w, u, n_steps=1):
+    """(w, u, sigma)."""
+    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
+    matrix = w.reshape(-1, w.shape[-1]).T
+    u = unit(u)
+    for _ in range(n_steps):
+        u = unit(matrix @ unit(matrix.T @ u))
+    sigma = u @ matrix @ unit(matrix.T @ u)
+    return w / sigma, u, sigma
+
+
+def film(x, scale, shift):
+    return (1 + scale) * x + shift
+
+
+def ada_layer_norm(x, scale, shift, epsilon=1e-6):
+    return film(layer_norm(x, epsilon=epsilon), scale, shift)
+
+
+def adain(x, style, epsilon=1e-6):
+    """Of images (batch, height, width, channel)."""
+    mean, var = moments(style, (1, 2))
+    return np.sqrt(var + epsilon) * instance_norm(x, epsilon=epsilon) + mean

@@ -134,6 +134,15 @@ def test_accuracy_sees_what_is_wrong(capsys):
     assert re.search(r'^sigmoid +\d\.\d / \d\.\d +\S+ / ', capsys.readouterr().out, re.M)
 
 
+def test_stability_of_norms(capsys):
+    command.main(['accuracy', '--op', 'tanh', '--op', 'layer_norm', '--peer', 'jax, two passes'])
+    text = capsys.readouterr().out
+    assert text.index('worst row of jaxnorm: tanh') < text.index('errors of norms in float32')
+    ours, plain = (re.search(rf'^layer_norm +{name} +(.*)$', text, re.M)[1] for name in ('jaxnorm', 'jax, two passes'))
+    assert max(map(float, re.findall(r'[\d.]+e-\d+', ours))) <= 2e-7
+    assert max(map(float, re.findall(r'[\d.]+e-\d+', plain))) >= 1e-3
+
+
 def test_accuracy_of_exact_numbers_is_right():
     from jaxnorm.benchmark._accuracy import ulps
 

@@ -1,4 +1,4 @@
-"""The README says what the code does. `python tests/test_readme.py` writes its table of activations anew."""
+"""The README says what the code does. `python tests/test_readme.py` writes its tables of what there is anew."""
 
 import inspect
 import re
@@ -8,12 +8,13 @@ import pytest
 
 import jaxnorm
 from jaxnorm import functional, nn
+from jaxnorm.functional._get import ROOMS
 
 README = Path(jaxnorm.__file__).parents[1] / 'README.md'
 if not README.exists():
     pytest.skip('the package is tested without its source tree', allow_module_level=True)
 TEXT = README.read_text(encoding='utf-8')
-START, END = '<!-- activations: written by tests/test_readme.py -->\n', '<!-- end of activations -->\n'
+START, END = '<!-- written by tests/test_readme.py -->\n', '<!-- end of what is written -->\n'
 
 
 def public(module):
@@ -24,7 +25,7 @@ def activations():
     """The functions by their first name, each with its aliases and classes."""
     found = {}
     for name, function in public(functional).items():
-        if not function.__module__.endswith(('_normalization', '_get')):
+        if function.__module__.endswith(ROOMS):
             found.setdefault(function.__name__, (function, []))[1].append(name)
     classes = {}
     for name, cls in public(nn).items():
@@ -42,10 +43,10 @@ def formula(doc):
     return '$`' + text.replace(r'\|', r'\Vert ').replace('|', r'\vert ') + '`$' if text else ''
 
 
-def table():
+def activation_rows():
     import cases
 
-    rows = ['| function | class | formula | range | slope at kinks |', '|---|---|---|---|---|']
+    yield '| function | class | formula | range | slope at kinks |'
     kinks = {}
     for case in [*cases.ACTIVATIONS, *cases.OVER_AXIS]:
         if not case.arguments:
@@ -53,13 +54,50 @@ def table():
     for function, names, classes in activations():
         doc = inspect.getdoc(function) or ''
         found = re.search(r'; in ([\[(].*?[\])])', ' '.join(doc.split()))
-        cells = [', '.join(f'`{n}`' for n in names), ', '.join(f'`{n}`' for n in classes), formula(doc)]
-        cells += [found[1] if found else '', kinks.get(function.__name__, '')]
-        rows.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(rows) + '\n'
+        yield row(names, classes, formula(doc), found[1] if found else '', kinks.get(function.__name__, ''))
 
 
-def test_the_table_of_activations_is_that_of_the_code():
+def norm_rows():
+    """All else: functions with the classes that are named like them, and then what stands in `nn` alone."""
+    yield '| norm or other function | class | what it is | formula |'
+    named = {function.__name__ for function, _, _ in activations()}
+    left = {n: c for n, c in public(nn).items() if not hasattr(c, 'fn')}
+    for name, function in public(functional).items():
+        if function.__name__ in named:
+            continue
+        classes = [n for n in left if key(n) == key(name)]
+        doc = inspect.getdoc(function) or ''
+        yield row([name], classes, first_line(doc), formula(doc))
+        left = {n: c for n, c in left.items() if n not in classes}
+    for name, value in left.items():
+        yield row([], [name], first_line(inspect.getdoc(value) or ''), '')
+
+
+def key(name):
+    """What a class and its function have in common."""
+    return (
+        re.sub(r'\dd$|_|_fit$|_update$', '', re.sub(r'_(fit|update)$', '', name)).lower().replace('iterative', 'iter')
+    )
+
+
+def first_line(doc):
+    return ' '.join(doc.split('\n\n')[0].split()).rstrip('.')
+
+
+def row(names, classes, *cells):
+    quoted = [', '.join(f'`{n}`' for n in some) for some in (names, classes)]
+    return '| ' + ' | '.join([*quoted, *(c.replace('|', r'\|') for c in cells)]) + ' |'
+
+
+def table():
+    blocks = ([*rows, ''] for rows in (activation_rows(), norm_rows()))
+    lines = []
+    for head, *rest in blocks:
+        lines += [head, '|---' * (head.count('|') - 1) + '|', *rest]
+    return '\n'.join(lines)
+
+
+def test_the_tables_are_those_of_the_code():
     written = TEXT[TEXT.index(START) + len(START) : TEXT.index(END)]
     assert written == table(), 'python tests/test_readme.py writes it anew'
 

@@ -16,9 +16,10 @@ from ._measure import Case, Plan, Row
 
 
 def _measured_exactly(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
-    from . import _accuracy  # only here and in `accuracy`, for it needs mpmath
+    from . import _accuracy, _stability  # only here and in `accuracy`, for it needs mpmath
 
-    return _accuracy.cases(_peers.activations(shape, dtype, chained=False), dtype)
+    activations = _accuracy.cases(_peers.activations(shape, dtype, chained=False), dtype)
+    return activations | _peers.norms(shape or _stability.SHAPE, dtype)
 
 
 BENCHMARKS = {'norms': _peers.norms, 'activations': _peers.activations, 'accuracy': _measured_exactly}
@@ -56,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
         'chain of layers inside one jit; a ratio is the time of jaxnorm divided by that of the peer, so below 1 '
         'jaxnorm is faster. Its spread is the quartiles of the rounds; the A/A row shows the noise of the machine. '
         'What a peer computes is first compared with the definition in float64. `accuracy` instead measures the worst '
-        'errors of activations and of their slopes, in units of the last place, against mpmath.',
+        'errors of activations and of their slopes, in units of the last place, against mpmath, and those of norms '
+        'where the mean is large beside the deviation.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
@@ -90,18 +92,30 @@ def chosen(options: argparse.Namespace) -> dict[str, Case]:
 
 def accuracy(options: argparse.Namespace, plan: Plan) -> None:
     """Print the worst errors of each library."""
-    from . import _accuracy
+    from . import _accuracy, _stability
 
-    found = [row for case in chosen(options).values() for row in _accuracy.of_case(case, plan.say)]
+    norms = _peers.norms(_stability.SHAPE, options.dtype).keys()
+    cases = chosen(options)
+    found = [row for op, case in cases.items() if op not in norms for row in _accuracy.of_case(case, plan.say)]
+    stable = [row for op, case in cases.items() if op in norms for row in _stability.measure(case, plan.say)]
     if options.json:
-        print(json.dumps({'environment': environment(), 'rows': [asdict(row) for row in found]}, indent=1))
+        rows = [asdict(row) for row in [*found, *stable]]
+        print(json.dumps({'environment': environment(), 'rows': rows}, indent=1))
         return
-    limit = _accuracy.LIMITS[options.dtype]
-    print(f'worst errors in ulp of {options.dtype}, value / slope, against mpmath; jaxnorm promises {limit:g}')
-    print(_accuracy.table(found))
-    own = [row for row in found if row.library == 'jaxnorm' and row.value is not None]
-    worst = max(own, key=lambda row: max(row.value or 0, row.slope or 0))
-    print(f'worst row of jaxnorm: {worst.op}, {worst.value:.2f} / {worst.slope:.2f}')
+    if found:
+        limit = _accuracy.LIMITS[options.dtype]
+        print(f'worst errors in ulp of {options.dtype}, value / slope, against mpmath; jaxnorm promises {limit:g}')
+        print(_accuracy.table(found))
+        own = [row for row in found if row.library == 'jaxnorm']
+        worst = max(own, key=lambda row: max(row.value or 0, row.slope or 0))
+        print(f'worst row of jaxnorm: {worst.op}, {worst.value:.2f} / {worst.slope:.2f}')
+    if found and stable:
+        print()
+    if stable:
+        promise = f'; jaxnorm promises {_stability.LIMIT:g}' if options.dtype == 'float32' else ''
+        print(f'errors of norms in {options.dtype} by mean/std, relative to the largest value, against float64: '
+              f'result / gradient by the input{promise}')  # fmt: skip
+        print(_stability.table(stable))
 
 
 def rows(options: argparse.Namespace, plan: Plan) -> Iterator[Row]:

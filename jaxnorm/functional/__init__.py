@@ -1,5 +1,15 @@
 """Pure jitted kernels: arrays in, arrays out."""
 
+from ._batch import batch_norm as batch_norm
+from ._batch import batch_norm_fit as batch_norm_fit
+from ._batch import batch_norm_update as batch_norm_update
+from ._batch import batch_renorm_fit as batch_renorm_fit
+from ._batch import ghost_batch_norm_fit as ghost_batch_norm_fit
+from ._dynamic import dynamic_erf as dynamic_erf
+from ._dynamic import dynamic_tanh as dynamic_tanh
+from ._evonorm import evonorm_b0 as evonorm_b0
+from ._evonorm import evonorm_b0_fit as evonorm_b0_fit
+from ._evonorm import evonorm_s0 as evonorm_s0
 from ._exponential import celu as celu
 from ._exponential import elu as elu
 from ._exponential import exponential as exponential
@@ -26,8 +36,8 @@ from ._hard import hard_tanh as hard_tanh
 from ._hard import quantized_sigmoid as quantized_sigmoid
 from ._hard import sparse_plus as sparse_plus
 from ._hard import sparse_sigmoid as sparse_sigmoid
-from ._normalization import batch_norm as batch_norm
-from ._normalization import batch_norm_fit as batch_norm_fit
+from ._normalization import add_layer_norm as add_layer_norm
+from ._normalization import add_rms_norm as add_rms_norm
 from ._normalization import group_norm as group_norm
 from ._normalization import instance_norm as instance_norm
 from ._normalization import layer_norm as layer_norm
@@ -50,6 +60,14 @@ from ._rectified import squared_relu as squared_relu
 from ._rectified import star_relu as star_relu
 from ._rectified import threshold as threshold
 from ._rectified import tlu as tlu
+from ._reparametrization import spectral_norm as spectral_norm
+from ._reparametrization import weight_norm as weight_norm
+from ._reparametrization import weight_standardization as weight_standardization
+from ._response import filter_response_norm as filter_response_norm
+from ._response import global_response_norm as global_response_norm
+from ._response import local_response_norm as local_response_norm
+from ._response import scale_norm as scale_norm
+from ._response import unit_norm as unit_norm
 from ._selfgated import lisht as lisht
 from ._selfgated import mish as mish
 from ._selfgated import serf as serf
@@ -70,3 +88,5 @@ from ._softmax import logsumexp as logsumexp
 from ._softmax import softmax as softmax
 from ._softmax import softmin as softmin
 from ._softmax import sparsemax as sparsemax
+from ._whitening import iterative_norm as iterative_norm
+from ._whitening import iterative_norm_fit as iterative_norm_fit

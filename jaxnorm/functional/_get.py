@@ -35,8 +35,11 @@ _ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     'parametric_relu': ('prelu', {}),
     'randomized_relu': ('rrelu', {}),
 }
-#: rooms whose functions are no activations
-_NOT_HERE = ('_normalization', '_get')
+#: the rooms whose functions are activations
+ROOMS = (
+    '_exponential', '_gated', '_glu', '_hard', '_periodic', '_rational', '_rectified', '_selfgated', '_shrink',
+    '_sigmoidal', '_softmax',
+)  # fmt: skip
 
 
 def _key(name: str) -> str:
@@ -50,7 +53,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
     public = {
         name: function
         for name, function in vars(sys.modules[__name__.rpartition('.')[0]]).items()
-        if not name.startswith('_') and callable(function) and not function.__module__.endswith(_NOT_HERE)
+        if not name.startswith('_') and callable(function) and function.__module__.endswith(ROOMS)
     }
     found = {_key(name): function for name, function in public.items()}
     for alias, (name, options) in _ALIASES.items():

@@ -33,7 +33,7 @@ P = ParamSpec('P')
 R = TypeVar('R')
 R_co = TypeVar('R_co', covariant=True)
 
-# What becomes a constant of the compiled kernel when it is given for anything but the first argument.
+# What becomes a constant of the compiled kernel when it is given for anything but the first argument; so do functions.
 _CONSTANT = (bool, int, float, str, type(None), tuple, np.generic)
 
 
@@ -123,7 +123,7 @@ def _door(
                 value = values[name]
                 if isinstance(value, list):
                     value = _freeze(value)
-                if isinstance(value, _CONSTANT):
+                if isinstance(value, _CONSTANT) or callable(value):
                     constants.append((name, value))
                 else:
                     arrays[name] = value

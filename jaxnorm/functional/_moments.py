@@ -11,9 +11,23 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from .._typing import Array, AxisGroups, AxisName
 from ._kernel import compute_dtype
+
+
+def over_names(x: Array, axis_name: AxisName, groups: AxisGroups | None, largest: bool = False) -> Array:
+    """The sum, or the largest and at least 0, over named axes, or over the group of devices that this one is in."""
+    if groups is None:
+        return (jax.lax.pmax if largest else jax.lax.psum)(x, axis_name)
+    # vmap knows no psum over groups, nor does a shard_map that checks what varies; what is gathered here is small
+    devices = range(jax.lax.psum(1, axis_name))
+    together = jnp.asarray([[any(i in g and j in g for g in groups) for j in devices] for i in devices])
+    mates = together[jax.lax.axis_index(axis_name)]
+    gathered = jnp.where(mates.reshape(-1, *(1,) * x.ndim), jax.lax.all_gather(x, axis_name), 0)
+    return gathered.max(0) if largest else gathered.sum(0)
 
 
 class Pool(NamedTuple):
@@ -26,9 +40,7 @@ class Pool(NamedTuple):
     def total(self, x: Array) -> Array:
         """Sum over the pool; the axes stay, with size one."""
         total = _sum(x, self.axes)
-        if self.axis_name is not None:
-            total = jax.lax.psum(total, self.axis_name, axis_index_groups=self.groups)
-        return total
+        return total if self.axis_name is None else over_names(total, self.axis_name, self.groups)
 
     def size(self, x: Array, where: Array | None) -> Array | float:
         """How many elements each statistic is taken over: a number, or an array of them under a mask."""
@@ -38,7 +50,54 @@ class Pool(NamedTuple):
         here = math.prod(x.shape[a] for a in self.axes)
         if self.axis_name is None:
             return float(here)
-        return here * jax.lax.psum(1.0, self.axis_name, axis_index_groups=self.groups)
+        if self.groups is None or len({len(g) for g in self.groups}) == 1:
+            return here * float(jax.lax.psum(1, self.axis_name) if self.groups is None else len(self.groups[0]))
+        return self.total(jnp.full_like(x, 1, compute_dtype(x.dtype)))
+
+    def total_in_steps(self, x: Array) -> Array:
+        """The total, with fewer roundings on the way."""
+        return self.total(_in_steps(x, self.axes[-1]))
+
+
+class SegmentPool(NamedTuple):
+    """A pool that is parted: a statistic is taken over the elements of one id, and stands at each of them.
+
+    `ids` has the rank of the array; along pooled axes where its size is 1 nothing is parted. Negative ids, and those
+    above the number of places, are those of no segment; they are to be masked out as well.
+    """
+
+    pool: Pool
+    ids: Array
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        return self.pool.axes
+
+    def total(self, x: Array) -> Array:
+        """Sum over the elements of each segment, given back at each of them."""
+        ids, parted = self.ids, tuple(a for a in self.axes if self.ids.shape[a] != 1)
+        whole = tuple(a for a in self.axes if a not in parted)
+        x = _sum(x, whole) if whole else x
+        apart = tuple(a for a in range(x.ndim) if a not in self.axes and ids.shape[a] != 1)
+        alike = tuple(a for a in range(x.ndim) if a not in parted and a not in apart)
+        order = (*apart, *parted, *alike)
+        moved = x.transpose(order)
+        rows = moved.reshape(math.prod(x.shape[a] for a in apart), math.prod(x.shape[a] for a in parted), -1)
+        places = rows.shape[1]
+        at = ids.transpose(order).reshape(rows.shape[:2])
+        at = jnp.where((at < 0) | (at > places), places + 1, at)
+        sums = jax.vmap(lambda r, i: jax.ops.segment_sum(r, i, places + 2))(rows, at)
+        if self.pool.axis_name is not None:
+            sums = over_names(sums, self.pool.axis_name, self.pool.groups)
+        totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
+        return totals.transpose([order.index(a) for a in range(x.ndim)])
+
+    total_in_steps = total
+
+    def size(self, x: Array, where: Array | None) -> Array:
+        """How many elements each statistic is taken over."""
+        full = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
+        return self.total(full.astype(compute_dtype(x.dtype)))
 
 
 #: From this size on, sums over the last axis are made of many partial sums by the backends themselves.
@@ -102,14 +161,22 @@ def centre(x: Array, shift: Array, where: Array | None) -> Array:
     return x - shift if where is None else jnp.where(where, x - shift, 0)
 
 
-def compute(x: Array, pool: Pool, where: Array | None, share: Array | float) -> Moments:
+def kept(moment: Array) -> Array:
+    """The same, named as what is saved for the backward pass where all else is computed again.
+
+    A shift has to be: computed again it may be rounded otherwise, and then it belongs to another offset.
+    """
+    return checkpoint_name(moment, 'moments')
+
+
+def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Array | float) -> Moments:
     """The moments of `x`, given wide, over the pool, of which each element is a `share`."""
-    shift = pool.total(x) * share
+    shift = kept(pool.total(x) * share)
     d = centre(x, shift, where)
-    offset = pool.total(d) * share
+    offset = kept(pool.total(d) * share)
     # the offset is far below one standard deviation, so nothing cancels in this difference
-    var = jnp.maximum(pool.total(_in_steps(d * d, pool.axes[-1])) * share - offset * offset, 0)
-    return Moments(shift, offset, var)
+    var = jnp.maximum(pool.total_in_steps(d * d) * share - offset * offset, 0)
+    return Moments(shift, offset, kept(var))
 
 
 def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
@@ -121,9 +188,9 @@ def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Ar
     return pool.total(centre(x, shift, where) if where is not None else x + -shift) * share
 
 
-def mean_square(x: Array, pool: Pool, share: Array | float) -> Moments:
+def mean_square(x: Array, pool: Pool | SegmentPool, share: Array | float) -> Moments:
     """The mean of x², in place of the variance, for norms that do not centre."""
-    square = pool.total(_in_steps(x * x, pool.axes[-1])) * share
+    square = kept(pool.total_in_steps(x * x) * share)
     return Moments(jnp.zeros_like(square), jnp.zeros_like(square), square)
 
 
@@ -150,3 +217,57 @@ def contract(p: Array, weight: Array | None, axes: tuple[int, ...]) -> Array:
         blocks = (p.reshape(n // rows, rows, -1), weight.reshape(n // rows, rows))
         out = jnp.einsum('bic,bi->bc', *blocks, precision=jax.lax.Precision.HIGHEST).sum(0)
     return out.reshape(tuple(1 if a in axes else s for a, s in enumerate(p.shape)))
+
+
+def largest(x: Array, pool: Pool) -> Array:
+    """The largest magnitude in the pool, 1 where that is 0: a constant that values are divided by before squaring."""
+    top = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), pool.axes, keepdims=True, initial=0)
+    if pool.axis_name is not None:
+        top = over_names(top, pool.axis_name, pool.groups, largest=True)
+    return kept(jnp.where(top == 0, 1, top))
+
+
+def windowed_mean_square(x: Array, axis: int, size: int) -> Array:
+    """The mean of x² over the `size` elements round each one, the larger half before it; beyond the ends are zeros."""
+    window, pads = [1] * x.ndim, [(0, 0)] * x.ndim
+    window[axis], pads[axis] = size, (size // 2, (size - 1) // 2)
+    return jax.lax.reduce_window(x * x, np.zeros((), x.dtype), jax.lax.add, window, [1] * x.ndim, pads) / size
+
+
+def covariance(d: Array, pool: Pool, share: Array | float) -> Array:
+    """The covariances of groups of channels: (groups, channels, channels) of centred rows (rows, groups, channels)."""
+    n = d.shape[0]
+    blocks = d.reshape(n // (rows := _split(n)), rows, *d.shape[1:])  # as in `contract`
+    products = jnp.einsum('brgc,brgd->bgcd', blocks, blocks, precision=jax.lax.Precision.HIGHEST)
+    return kept(pool.total(products)[0] * share)
+
+
+def average(values: list[Array], counts: Array | float, pool: Pool) -> list[Array]:
+    """The averages of statistics over a pool, each weighing what it was taken over; nan where that is nothing."""
+    counts = jnp.broadcast_to(jnp.asarray(counts, values[0].dtype), values[0].shape)
+    total = pool.total(counts)
+    weights = counts * reciprocal(total)
+    return [jnp.where(total > 0, pool.total(jnp.where(counts > 0, v, 0) * weights), jnp.nan) for v in values]
+
+
+def merge(count: Array, one: Moments, more: Array, other: Moments, between: bool = True) -> tuple[Array, Moments]:
+    """The count and the moments of two samples together (Chan, Golub & LeVeque); the mean is again shift + offset.
+
+    Without what is `between` the means, the variance is the average of the two.
+    """
+    total = count + more
+    share = more * reciprocal(total)
+    apart = (other.shift - one.shift) + (other.offset - one.offset)
+    step = one.offset + share * apart
+    shift = one.shift + step
+    # what the sum rounds away (Knuth), so that a mean of many batches is as exact as that of one
+    part = shift - one.shift
+    offset = (one.shift - (shift - part)) + (step - part)
+    var = (1 - share) * one.var + jnp.where(more > 0, share * other.var, 0)
+    var = var + (share * apart) * ((1 - share) * apart) if between else var
+    first = count == 0
+    return total, Moments(
+        jnp.where(first, other.shift, shift),
+        jnp.where(first, other.offset, offset),
+        jnp.where(first, jnp.where(more > 0, other.var, 0), var),
+    )

@@ -1,21 +1,22 @@
 """Normalization: every norm is moments, then a standardized and scaled input, with one lean derivative rule."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.custom_derivatives import SymbolicZero
 
 from .. import _checks
-from .._typing import Array, ArrayLike, Axes, AxisGroups, AxisName
+from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName
 from . import _moments
+from ._get import get
 from ._kernel import kernel
 from ._linear import linear
-from ._moments import Moments, Pool, wide
+from ._moments import Pool, SegmentPool, wide
 
 # ---------------------------------------------------------------------------------------------------------------
 # The one norm. x, scale, bias and where have the same rank; scale and bias have the same shape.
@@ -29,6 +30,7 @@ class _Spec:
     pool: Pool
     epsilon: float
     centred: bool = True
+    counted: tuple[int, int] | None = None  # (axis, n): statistics of the first n along the axis; None is all
 
 
 def _rstd(var: Array, epsilon: float) -> Array:
@@ -61,19 +63,32 @@ class _Norm(NamedTuple):
     rstd: Array
 
 
-def _plain(spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where: Array | None) -> _Norm:
+def _plain(
+    spec: _Spec,
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    where: Array | None,
+    segment_ids: Array | None = None,
+) -> _Norm:
     values = wide(x, where)
-    share = _moments.reciprocal(spec.pool.size(x, where))
-    if spec.centred:
-        found = _moments.compute(values, spec.pool, where, share)
-    else:
-        found = _moments.mean_square(values, spec.pool, share)
-    found = Moments(*(checkpoint_name(m, 'moments') for m in found))
+    pool = spec.pool if segment_ids is None else SegmentPool(spec.pool, segment_ids)
+    sample, mask = (_first(a, spec.counted) for a in (values, where))
+    share = _moments.reciprocal(pool.size(sample, mask))
+    found = _moments.compute(sample, pool, mask, share) if spec.centred else _moments.mean_square(sample, pool, share)
     rstd = _rstd(found.var, spec.epsilon)
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
     y = _once(_affine(d * rstd, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)
     return _Norm(y.astype(x.dtype), *found.reported(share), found.shift, rstd)
+
+
+def _first(a: Any, counted: tuple[int, int] | None) -> Any:
+    """The part of an array that statistics are taken of."""
+    if a is None or counted is None or a.shape[counted[0]] == 1:
+        return a
+    axis, n = counted
+    return jax.lax.slice_in_dim(a, 0, n, axis=axis)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -200,19 +215,98 @@ class _Cotangent:
         return [dx.astype(x.dtype), dscale, dbias]
 
 
+#: Keeps what is saved for the backward pass as lean as the rule above does: the arguments and the moments.
+_keep_moments = partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names('moments'))
+
+
 def _norm(
-    spec: _Spec, x: Array, scale: Array | None, bias: Array | None, where: Array | None
+    spec: _Spec,
+    x: Array,
+    scale: Array | None,
+    bias: Array | None,
+    where: Array | None,
+    segment_ids: Array | None = None,
 ) -> tuple[Array, Array, Array]:
     """(y, mean, var) of a norm; the moments keep the pooled axes."""
-    if spec.pool.axis_name is None:
+    if spec.pool.axis_name is None and spec.counted is None and segment_ids is None:
         return cast(Any, _lean(spec, x, scale, bias, where))
+    # else JAX's own rules apply, as those for collectives do
+    return _keep_moments(lambda *arrays: tuple(_plain(spec, *arrays)[:3]))(x, scale, bias, where, segment_ids)
 
-    # over named axes JAX's own rules for collectives apply; checkpointing keeps what is saved as lean
-    @partial(jax.checkpoint, policy=jax.checkpoint_policies.save_only_these_names('moments'))
-    def over_devices(*arrays: Array | None) -> tuple[Array, Array, Array]:
-        return _plain(spec, *cast(Any, arrays))[:3]
 
-    return over_devices(x, scale, bias, where)
+def _then(
+    norm: Callable[..., Any], activation: Callable[[Array], Array] | None, cast_before: bool = False
+) -> Callable[..., Any]:
+    """`norm(x, scale, bias, where, *rest) -> (y, ...)` with what may follow, of which nothing is saved.
+
+    With `cast_before` scale and bias come in after the rounding to the dtype of `x`.
+    """
+    if activation is None and not cast_before:
+        return norm
+
+    @_keep_moments
+    def composed(x: Array, scale: Array | None, bias: Array | None, where: Array | None, *rest: Any) -> Any:
+        if cast_before:
+            y, *more = norm(x, None, None, where, *rest)
+            y = _affine(y, *(None if p is None else p.astype(y.dtype) for p in (scale, bias)))
+        else:
+            y, *more = norm(x, scale, bias, where, *rest)
+        y = y if activation is None else activation(y)
+        return y if where is None else jnp.where(where, y, 0), *more
+
+    return composed
+
+
+def _activation(op: str, activation: Any) -> Callable[[Array], Array] | None:
+    """The function that follows a norm, given as it is or by its name."""
+    if isinstance(activation, str):
+        return cast(Any, get(activation))
+    if activation is not None and not callable(activation):
+        raise TypeError(
+            f'{op}: activation must be a function of an array or the name of one, got {_checks.describe(activation)}; '
+            "pass for example jax.nn.relu or 'relu'."
+        )
+    return cast(Any, activation)
+
+
+class _Options(NamedTuple):
+    """What the norms of single samples take beside axes, parameters and a mask, as it was given."""
+
+    epsilon: Any
+    axis_name: Any = None
+    axis_index_groups: Any = None
+    segment_ids: Any = None
+    scale_offset: Any = 0.0
+    cast: Any = 'after'
+    activation: Any = None
+
+
+def _of_samples(
+    op: str,
+    x: Array,
+    axes: tuple[int, ...],
+    scale: Array | None,
+    bias: Array | None,
+    where: Array | None,
+    segment_ids: Array | None,
+    options: _Options,
+    centred: bool = True,
+    counted: tuple[int, int] | None = None,
+) -> Array:
+    """A norm over axes of `x`, of whose rank all arrays are."""
+    pool = _pool(op, axes, options.axis_name, options.axis_index_groups)
+    spec = _Spec(pool, _epsilon(op, options.epsilon), centred, counted)
+    offset = _checks.number(op, 'scale_offset', options.scale_offset)
+    if scale is not None and offset:
+        scale = wide(scale) + offset
+    if segment_ids is not None:  # what is of no segment is masked out
+        places = max(s for a, s in enumerate(segment_ids.shape) if a in axes)
+        known = (segment_ids >= 0) & (segment_ids <= places)
+        where = known if where is None else where & known
+    before = _checks.one_of(op, 'cast', options.cast, ('after', 'before')) == 'before'
+    return _then(partial(_norm, spec), _activation(op, options.activation), before)(x, scale, bias, where, segment_ids)[
+        0
+    ]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -220,26 +314,32 @@ def _norm(
 # ---------------------------------------------------------------------------------------------------------------
 
 
-def _parameter(op: str, argument: str, value: Any, shape: Sequence[int], axes: Sequence[int]) -> Array | None:
-    """A scale or bias in the rank of the input: along `axes` if it has just their sizes, else broadcast."""
+def _parameter(
+    op: str, argument: str, value: Any, shape: Sequence[int], axes: Sequence[int], strict: bool = False
+) -> Array | None:
+    """A scale or bias in the rank of the input: along `axes` if it has just their sizes, else broadcast.
+
+    `strict`: only along `axes`.
+    """
     if value is None:
         return None
     array = _checks.floating(op, argument, value)
     own = tuple(shape[a] for a in axes)
     if array.shape == own:
         return array.reshape([s if a in axes else 1 for a, s in enumerate(shape)])
-    if not _checks.broadcasts(array.shape, shape):
+    if strict or not _checks.broadcasts(array.shape, shape):
+        other = '' if strict else f' or broadcast to the input shape {tuple(shape)}'
         raise ValueError(
-            f'{op}: {argument} must have the shape {own} or broadcast to the input shape {tuple(shape)}, '
-            f'got {array.shape}; give it one value for each element of axis {tuple(axes)}.'
+            f'{op}: {argument} must have the shape {own}{other}, got {array.shape}; '
+            f'give it one value for each element of axis {tuple(axes)}.'
         )
     return array.reshape((1,) * (len(shape) - array.ndim) + array.shape)
 
 
 def _parameters(
-    op: str, scale: Any, bias: Any, shape: Sequence[int], axes: Sequence[int]
+    op: str, scale: Any, bias: Any, shape: Sequence[int], axes: Sequence[int], strict: bool = False
 ) -> tuple[Array | None, Array | None]:
-    scale, bias = (_parameter(op, n, v, shape, axes) for n, v in (('scale', scale), ('bias', bias)))
+    scale, bias = (_parameter(op, n, v, shape, axes, strict) for n, v in (('scale', scale), ('bias', bias)))
     if scale is not None and bias is not None and scale.shape != bias.shape:
         scale, bias = jnp.broadcast_arrays(scale, bias)
     return scale, bias
@@ -247,6 +347,11 @@ def _parameters(
 
 def _epsilon(op: str, epsilon: Any) -> float:
     return _checks.number(op, 'epsilon', epsilon, at_least=0)
+
+
+def _pool(op: str, axes: Sequence[int], axis_name: Any, axis_index_groups: Any) -> Pool:
+    name = _checks.axis_name(op, axis_name)
+    return Pool(tuple(axes), name, _checks.axis_index_groups(op, axis_index_groups, name))
 
 
 def _channels(op: str, x: Array, axis: Any) -> int:
@@ -261,6 +366,31 @@ def _channels(op: str, x: Array, axis: Any) -> int:
             f'{op}: axis must not be 0, which is the batch, got {axis}; move the channels to another axis.'
         )
     return channel
+
+
+def _groups(op: str, x: Array, channel: int, num_groups: int | None, group_size: int | None = None) -> tuple[int, int]:
+    """The number of groups of channels and the size of each, one of which is given."""
+    size = x.shape[channel]
+    if (num_groups is None) == (group_size is None):
+        raise ValueError(
+            f'{op}: num_groups or group_size must be given, got {num_groups} and {group_size}; pass one of the two.'
+        )
+    argument, given = ('num_groups', num_groups) if group_size is None else ('group_size', group_size)
+    n = _checks.integer(op, argument, given)
+    if size % n:
+        raise ValueError(
+            f'{op}: {argument} must divide the {size} channels of axis {channel}, got {n}; '
+            f'choose one of {[d for d in range(1, size + 1) if size % d == 0]}.'
+        )
+    return (n, size // n) if group_size is None else (size // n, n)
+
+
+def _split(groups: tuple[int, int], channel: int, t: Array | None) -> Array | None:
+    """`t` with its channel axis split in two: groups, and the channels of each."""
+    if t is None:
+        return None
+    parts = groups if t.shape[channel] == math.prod(groups) else (1, 1)
+    return t.reshape(*t.shape[:channel], *parts, *t.shape[channel + 1 :])
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -285,6 +415,15 @@ where : bool array, optional
 axis_name, axis_index_groups : optional
     Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
     element counting once.
+segment_ids : int array, optional
+    For packed sequences: broadcast to `x`, equal numbers from 0 to the length of the packed axis are one segment, and
+    a statistic is taken of each segment by itself. What has a negative number counts nowhere, and its result is 0.
+scale_offset : float
+    Added to the scale, in the dtype of the statistics: with 1.0 a scale of zeros is none, as in Gemma.
+cast : {'after', 'before'}
+    Whether the result is rounded to the dtype of `x` after scale and bias come in, or before, as in Llama.
+activation : callable or str, optional
+    What follows the norm, a function of the result or its name; nothing more is saved for the backward pass.
 
 Returns
 -------
@@ -348,7 +487,7 @@ def moments(
     x = cast(Array, x)
     axes = _checks.axes('moments', 'axis', axis, x.ndim)
     mask = _checks.mask('moments', 'where', where, x.shape)
-    pool = Pool(axes, _checks.axis_name('moments', axis_name), axis_index_groups)
+    pool = _pool('moments', axes, axis_name, axis_index_groups)
     _, mean, var = _norm(_Spec(pool, 0.0), x, None, None, mask)
     return (mean, var) if keepdims else (mean.squeeze(axes), var.squeeze(axes))
 
@@ -382,17 +521,47 @@ def standardize(x: ArrayLike, axis: Axes = -1, *, epsilon: float = 1e-5, where: 
     >>> bool(abs(F.standardize(x).mean()) < 1e-6)
     True
     """
-    return _over('standardize', x, None, None, axis, epsilon, where, (None, None))
+    return _over('standardize', x, None, None, axis, None, where, _Options(epsilon))
 
 
 def _over(
-    op: str, x: Any, scale: Any, bias: Any, axis: Any, epsilon: Any, where: Any, names: Any, centred: bool = True
+    op: str,
+    x: Any,
+    scale: Any,
+    bias: Any,
+    axis: Any,
+    feature_axes: Any,
+    where: Any,
+    options: _Options,
+    centred: bool = True,
+    partial: Any = 1.0,
 ) -> Array:
-    """A norm over given axes, with parameters along the same."""
+    """A norm over given axes, with parameters along the same if no others are named."""
     axes = _checks.axes(op, 'axis', axis, x.ndim)
-    scale, bias = _parameters(op, scale, bias, x.shape, axes)
-    spec = _Spec(Pool(axes, _checks.axis_name(op, names[0]), names[1]), _epsilon(op, epsilon), centred)
-    return _norm(spec, x, scale, bias, _checks.mask(op, 'where', where, x.shape))[0]
+    along = axes if feature_axes is None else _checks.axes(op, 'feature_axes', feature_axes, x.ndim)
+    scale, bias = _parameters(op, scale, bias, x.shape, along, strict=feature_axes is not None)
+    counted = _counted(op, partial, axes, x.shape)
+    ids = _checks.segment_ids(op, options.segment_ids, x.shape)
+    mask = _checks.mask(op, 'where', where, x.shape)
+    return _of_samples(op, x, axes, scale, bias, mask, ids, options, centred, counted)
+
+
+def _counted(op: str, partial: Any, axes: Sequence[int], shape: Sequence[int]) -> tuple[int, int] | None:
+    """What of the features is counted where the statistics are those of a part."""
+    share = _checks.number(op, 'partial', partial, above=0, at_most=1)
+    if share == 1:
+        return None
+    if len(axes) != 1:
+        raise ValueError(
+            f'{op}: axis must be one axis where partial is below 1, got {tuple(axes)}; reshape x, or pass partial=1.0.'
+        )
+    n = int(shape[axes[0]] * share)
+    if n == 0:
+        raise ValueError(
+            f'{op}: partial must leave at least one of the {shape[axes[0]]} features of axis {axes[0]}, got {share}; '
+            'choose a larger one.'
+        )
+    return axes[0], n
 
 
 @kernel(unit_out=0, family=_NORM)
@@ -402,10 +571,15 @@ def layer_norm(
     bias: ArrayLike | None = None,
     *,
     axis: Axes = -1,
+    feature_axes: Axes | None = None,
     epsilon: float = 1e-6,
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale_offset: float = 0.0,
+    cast: str = 'after',
+    activation: Activation | None = None,
 ) -> Array:
     r"""Layer normalization: each sample by the mean and variance over its features.
 
@@ -416,7 +590,9 @@ def layer_norm(
     scale, bias : array, optional
         One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
-        The axes to reduce, and those along which scale and bias lie.
+        The axes to reduce.
+    feature_axes : int or tuple of int, optional
+        The axes along which scale and bias lie; by default those of `axis`.
 
     Notes
     -----
@@ -436,7 +612,8 @@ def layer_norm(
     >>> F.layer_norm(x, jnp.ones(3), jnp.zeros(3)).round(3).tolist()
     [[-1.225, 0.0, 1.225], [-1.225, 0.0, 1.225]]
     """
-    return _over('layer_norm', x, scale, bias, axis, epsilon, where, (axis_name, axis_index_groups))
+    options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
+    return _over('layer_norm', x, scale, bias, axis, feature_axes, where, options)
 
 
 @kernel(unit_out=0, family=_NORM)
@@ -445,10 +622,16 @@ def rms_norm(
     scale: ArrayLike | None = None,
     *,
     axis: Axes = -1,
+    feature_axes: Axes | None = None,
     epsilon: float = 1e-6,
+    partial: float = 1.0,
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale_offset: float = 0.0,
+    cast: str = 'after',
+    activation: Activation | None = None,
 ) -> Array:
     r"""RMS normalization: each sample by the root of its mean square.
 
@@ -459,7 +642,11 @@ def rms_norm(
     scale : array, optional
         One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
-        The axes to reduce, and those along which the scale lies.
+        The axes to reduce.
+    feature_axes : int or tuple of int, optional
+        The axes along which the scale lies; by default those of `axis`.
+    partial : float
+        The share of the features, from the first on, of which the mean square is taken: pRMSNorm.
     epsilon : float
         Added to the mean square, in the square of the unit of `x`.
 
@@ -480,7 +667,126 @@ def rms_norm(
     >>> bool(abs((F.rms_norm(x) ** 2).mean() - 1) < 1e-5)
     True
     """
-    return _over('rms_norm', x, scale, None, axis, epsilon, where, (axis_name, axis_index_groups), centred=False)
+    options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
+    return _over('rms_norm', x, scale, None, axis, feature_axes, where, options, centred=False, partial=partial)
+
+
+@kernel(unit_in={'residual': 1}, unit_out=(0, 1), family=_NORM)
+def add_layer_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    scale: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-6,
+    where: ArrayLike | None = None,
+    scale_offset: float = 0.0,
+    cast: str = 'after',
+    activation: Activation | None = None,
+) -> tuple[Array, Array]:
+    r"""Residual addition and `layer_norm` of the sum, both of which a block of a transformer goes on with.
+
+    .. math:: s = x + r, \qquad y = \mathrm{layer\_norm}(s)
+
+    Parameters
+    ----------
+    residual : array of the shape and dtype of `x`
+        What is added, in the unit of `x`.
+    axis : int or tuple of int
+        The axes to reduce, and those along which scale and bias lie.
+
+    Returns
+    -------
+    y, total : arrays
+        The normalized sum, dimensionless, and the sum itself in the unit of `x`; both of shape and dtype of `x`.
+
+    Notes
+    -----
+    The sum is rounded to the dtype of `x` first, so that `y` is the norm of what is returned. The backward pass keeps
+    that sum, which is alive anyhow, and two numbers a row; neither `x` nor `residual`.
+
+    References
+    ----------
+    Ba, Kiros & Hinton, "Layer normalization", 2016, arXiv:1607.06450.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> y, total = F.add_layer_norm(jnp.array([1.0, 2.0]), jnp.array([0.0, 1.0]), epsilon=0.0)
+    >>> y.tolist(), total.tolist()
+    ([-1.0, 1.0], [1.0, 3.0])
+    """
+    total = _added('add_layer_norm', x, residual)
+    options = _Options(epsilon, scale_offset=scale_offset, cast=cast, activation=activation)
+    return _over('add_layer_norm', total, scale, bias, axis, None, where, options), total
+
+
+@kernel(unit_in={'residual': 1}, unit_out=(0, 1), family=_NORM)
+def add_rms_norm(
+    x: ArrayLike,
+    residual: ArrayLike,
+    scale: ArrayLike | None = None,
+    *,
+    axis: Axes = -1,
+    epsilon: float = 1e-6,
+    where: ArrayLike | None = None,
+    scale_offset: float = 0.0,
+    cast: str = 'after',
+    activation: Activation | None = None,
+) -> tuple[Array, Array]:
+    r"""Residual addition and `rms_norm` of the sum, both of which a block of a transformer goes on with.
+
+    .. math:: s = x + r, \qquad y = \mathrm{rms\_norm}(s)
+
+    Parameters
+    ----------
+    residual : array of the shape and dtype of `x`
+        What is added, in the unit of `x`.
+    scale : array, optional
+        One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
+    axis : int or tuple of int
+        The axes to reduce, and those along which the scale lies.
+    epsilon : float
+        Added to the mean square, in the square of the unit of `x`.
+
+    Returns
+    -------
+    y, total : arrays
+        The normalized sum, dimensionless, and the sum itself in the unit of `x`; both of shape and dtype of `x`.
+
+    Notes
+    -----
+    The sum is rounded to the dtype of `x` first, so that `y` is the norm of what is returned. The backward pass keeps
+    that sum, which is alive anyhow, and one number a row, beside a zero; neither `x` nor `residual`.
+
+    References
+    ----------
+    Zhang & Sennrich, "Root mean square layer normalization", 2019, arXiv:1910.07467.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from jaxnorm import functional as F
+    >>> y, total = F.add_rms_norm(jnp.array([1.0, -2.0]), jnp.array([2.0, -1.0]), epsilon=0.0)
+    >>> y.tolist(), total.tolist()
+    ([1.0, -1.0], [3.0, -3.0])
+    """
+    total = _added('add_rms_norm', x, residual)
+    options = _Options(epsilon, scale_offset=scale_offset, cast=cast, activation=activation)
+    return _over('add_rms_norm', total, scale, None, axis, None, where, options, centred=False), total
+
+
+def _added(op: str, x: Any, residual: Any) -> Array:
+    """The sum, in one of the two dtypes and shapes, which are the same."""
+    residual = _checks.floating(op, 'residual', residual)
+    if (residual.shape, residual.dtype) != (x.shape, x.dtype):
+        raise ValueError(
+            f'{op}: residual must have the shape and dtype of x, {_checks.describe(x)}, '
+            f'got {_checks.describe(residual)}; broadcast or convert it first.'
+        )
+    return x + residual
 
 
 @kernel(unit_out=0, family=_NORM)
@@ -489,13 +795,18 @@ def group_norm(
     scale: ArrayLike | None = None,
     bias: ArrayLike | None = None,
     *,
-    num_groups: int,
+    num_groups: int | None = None,
+    group_size: int | None = None,
     axis: int = -1,
     reduction_axes: Axes | None = None,
     epsilon: float = 1e-6,
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale_offset: float = 0.0,
+    cast: str = 'after',
+    activation: Activation | None = None,
 ) -> Array:
     r"""Group normalization: each sample by the mean and variance of groups of its channels.
 
@@ -505,8 +816,8 @@ def group_norm(
     ----------
     x : array, batch first
         Real numbers; integers become the default float. A Quantity may have any unit.
-    num_groups : int
-        The number of groups; it divides the number of channels.
+    num_groups, group_size : int
+        The number of groups or that of channels in each, one of the two; it divides the number of channels.
     axis : int
         The channels; the first axis is the batch.
     reduction_axes : int or tuple of int, optional
@@ -538,8 +849,8 @@ def group_norm(
     >>> F.group_norm(x, num_groups=2).shape
     (2, 3, 4)
     """
-    names = (axis_name, axis_index_groups)
-    return _grouped('group_norm', x, scale, bias, num_groups, axis, epsilon, where, names, reduction_axes)
+    options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
+    return _grouped('group_norm', x, scale, bias, num_groups, group_size, axis, where, options, reduction_axes)
 
 
 def _grouped(
@@ -548,38 +859,27 @@ def _grouped(
     scale: Any,
     bias: Any,
     num_groups: int | None,
+    group_size: int | None,
     axis: Any,
-    epsilon: Any,
     where: Any,
-    names: Any,
+    options: _Options,
     reduction_axes: Any = None,
 ) -> Array:
-    """A norm of each sample over its groups of channels; None is a group a channel."""
+    """A norm of each sample over its groups of channels."""
     channel = _channels(op, x, axis)
-    size = x.shape[channel]
-    groups = size if num_groups is None else _checks.integer(op, 'num_groups', num_groups)
-    if size % groups:
-        raise ValueError(
-            f'{op}: num_groups must divide the {size} channels of axis {channel}, got {groups}; '
-            f'choose one of {[n for n in range(1, size + 1) if size % n == 0]}.'
-        )
-
-    def split(t: Array | None) -> Array | None:
-        if t is None:
-            return None
-        parts = (groups, size // groups) if t.shape[channel] == size else (1, 1)
-        return t.reshape(*t.shape[:channel], *parts, *t.shape[channel + 1 :])
-
+    groups = _groups(op, x, channel, num_groups, group_size)
     scale, bias = _parameters(op, scale, bias, x.shape, (channel,))
     mask = _checks.mask(op, 'where', where, x.shape)
+    ids = _checks.segment_ids(op, options.segment_ids, x.shape)
     reduced = _checks.axes(op, 'reduction_axes', range(1, x.ndim) if reduction_axes is None else reduction_axes, x.ndim)
     if channel not in reduced or 0 in reduced:
         raise ValueError(
             f'{op}: reduction_axes must hold the channels, axis {channel}, and not the batch, axis 0, '
             f'got {reduction_axes}; leave it out to reduce all but the batch.'
         )
-    pool = Pool(tuple(a + (a >= channel) for a in reduced), _checks.axis_name(op, names[0]), names[1])
-    y = _norm(_Spec(pool, _epsilon(op, epsilon)), cast(Array, split(x)), split(scale), split(bias), split(mask))[0]
+    axes = tuple(a + (a >= channel) for a in reduced)
+    parts, scale, bias, mask, ids = (_split(groups, channel, a) for a in (x, scale, bias, mask, ids))
+    y = _of_samples(op, cast(Array, parts), axes, scale, bias, mask, ids, options)
     return y.reshape(x.shape)
 
 
@@ -594,6 +894,10 @@ def instance_norm(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
+    scale_offset: float = 0.0,
+    cast: str = 'after',
+    activation: Activation | None = None,
 ) -> Array:
     r"""Instance normalization: each channel of each sample by its own mean and variance.
 
@@ -631,122 +935,5 @@ def instance_norm(
     >>> F.instance_norm(x).shape
     (2, 3, 4)
     """
-    return _grouped('instance_norm', x, scale, bias, None, axis, epsilon, where, (axis_name, axis_index_groups))
-
-
-@kernel(unit_in={'mean': 1, 'var': 2}, unit_out=0, family=_NORM)
-def batch_norm(
-    x: ArrayLike,
-    mean: ArrayLike,
-    var: ArrayLike,
-    scale: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    axis: Axes = -1,
-    epsilon: float = 1e-5,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Batch normalization with given statistics, as while evaluating.
-
-    .. math:: y = \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} \, \gamma + \beta
-
-    Parameters
-    ----------
-    mean, var : array
-        One value for each channel, in the unit of `x` and in its square.
-    axis : int or tuple of int
-        The channels; all other axes are the batch.
-
-    Notes
-    -----
-    Arithmetic is in at least float32. A variance of 0 at epsilon 0 gives the bias, not nan.
-
-    References
-    ----------
-    Ioffe & Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> from jaxnorm import functional as F
-    >>> x = jnp.arange(4.0).reshape(2, 2)
-    >>> F.batch_norm(x, jnp.ones(2), jnp.ones(2), epsilon=0.0).tolist()
-    [[-1.0, 0.0], [1.0, 2.0]]
-    """
-    x = cast(Array, x)
-    channel = _checks.axes('batch_norm', 'axis', axis, x.ndim)
-    mean, var = (
-        cast(Array, _parameter('batch_norm', n, v, x.shape, channel)) for n, v in (('mean', mean), ('var', var))
-    )
-    scale, bias = _parameters('batch_norm', scale, bias, x.shape, channel)
-    rstd = _rstd(wide(var), _epsilon('batch_norm', epsilon))
-    mask = _checks.mask('batch_norm', 'where', where, x.shape)
-    y = _affine(_moments.centre(wide(x, mask), mean, mask) * rstd, scale, bias)
-    return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
-
-
-@kernel(unit_out=(0, 1, 2), family=_NORM)
-def batch_norm_fit(
-    x: ArrayLike,
-    scale: ArrayLike | None = None,
-    bias: ArrayLike | None = None,
-    *,
-    axis: Axes = -1,
-    epsilon: float = 1e-5,
-    where: ArrayLike | None = None,
-    axis_name: AxisName | None = None,
-    axis_index_groups: AxisGroups | None = None,
-) -> tuple[Array, Array, Array]:
-    r"""Batch normalization by the batch's own statistics, as while fitting.
-
-    .. math:: y = \frac{x - \mu_c}{\sqrt{\sigma_c^2 + \epsilon}} \, \gamma + \beta
-
-    Parameters
-    ----------
-    axis : int or tuple of int
-        The channels; all other axes are the batch.
-
-    Returns
-    -------
-    y : array
-        Shape and dtype of `x`, dimensionless.
-    mean, var : arrays
-        The batch's moments, one a channel, at least float32, in the unit of `x` and in its square; differentiable.
-        nan where nothing counts.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`,
-        or one value a channel.
-
-    Notes
-    -----
-    Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
-    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant channel gives zeros (then the
-    bias) and finite gradients, also at epsilon 0.
-
-    References
-    ----------
-    Ioffe & Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
-
-    Examples
-    --------
-    >>> import jax.numpy as jnp
-    >>> from jaxnorm import functional as F
-    >>> x = jnp.arange(6.0).reshape(3, 2)
-    >>> [m.tolist() for m in F.batch_norm_fit(x)[1:]]
-    [[2.0, 3.0], [2.666..., 2.666...]]
-    """
-    op = 'batch_norm_fit'
-    x = cast(Array, x)
-    channel = _checks.axes(op, 'axis', axis, x.ndim)
-    axes = tuple(a for a in range(x.ndim) if a not in channel)
-    pool = Pool(axes, _checks.axis_name(op, axis_name), axis_index_groups)
-    if where is None:
-        _checks.several(op, pool.size(x, None), x.shape, channel, 'batch_norm with given statistics')
-    scale, bias = _parameters(op, scale, bias, x.shape, channel)
-    mask = _checks.mask(op, 'where', where, x.shape)
-    y, mean, var = _norm(_Spec(pool, _epsilon(op, epsilon)), x, scale, bias, mask)
-    return y, mean.squeeze(axes), var.squeeze(axes)
+    options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
+    return _grouped('instance_norm', x, scale, bias, None, 1, axis, where, options)

@@ -208,6 +208,10 @@ def scaled_tanh(x: ArrayLike, scale: ArrayLike = 1.7159, slope: ArrayLike = 2 / 
     """
     for name, value in (('scale', scale), ('slope', slope)):
         _checks.hyperparameter('scaled_tanh', name, value, above=0)
+    return _scaled_tanh(x, scale, slope)
+
+
+def _scaled_tanh(x: Array, scale: ArrayLike, slope: ArrayLike) -> Array:
     scale, slope = jnp.asarray(scale, x.dtype), jnp.asarray(slope, x.dtype)
     steep = slope * x
     small = jnp.abs(steep) < 0.25 * float(jnp.finfo(x.dtype).eps) ** 0.5  # the line: `steep` may be subnormal

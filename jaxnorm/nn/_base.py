@@ -8,6 +8,8 @@ import brainstate
 import jax.numpy as jnp
 
 from .. import _checks, _docs
+from .. import functional as F
+from .._typing import Activation as ActivationLike
 from .._typing import Array, ArrayLike, Axes, Result, Size
 
 
@@ -17,24 +19,57 @@ def default(kernel: Callable[..., Any], argument: str) -> Any:
 
 
 class _Pickled(NamedTuple):
-    """A state on its way through pickle; brainstate's own hold references to the trace they were made in."""
+    """A state or module on its way through pickle; brainstate's own hold references to the trace they were made in."""
 
-    kind: type
+    kind: type | str
     value: Any
 
 
+def _inside(change: Callable[[Any], Any], value: Any) -> Any:
+    """`value` with a change made to each item of a list, tuple or dict."""
+    kind: Any = type(value)
+    if kind in (list, tuple):
+        return kind(change(v) for v in value)
+    return {n: change(v) for n, v in value.items()} if kind is dict else value
+
+
+def _pack(value: Any) -> Any:
+    """`value` as something that pickles, with brainstate's states and layers in it."""
+    if isinstance(value, brainstate.State):
+        return _Pickled(type(value), value.value)
+    if isinstance(value, brainstate.nn.Module) and not isinstance(value, Picklable):
+        return _Pickled(type(value), _pack(vars(value)))
+    if isinstance(value, brainstate.nn.init.Initializer):  # pickle looks for its class elsewhere
+        return _Pickled(type(value).__name__, _pack(vars(value)))
+    return _inside(_pack, value)
+
+
+def _unpack(value: Any) -> Any:
+    if isinstance(value, _Pickled):
+        kind = getattr(brainstate.nn.init, value.kind) if isinstance(value.kind, str) else value.kind
+        if issubclass(kind, brainstate.State):
+            return kind(value.value)
+        found = object.__new__(kind)
+        vars(found).update(_unpack(value.value))
+        return found
+    return _inside(_unpack, value)
+
+
 class Picklable:
-    """A module of plain attributes and states, as something that pickles."""
+    """A module of plain attributes, states and layers, as something that pickles."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: _Pickled(type(value), value.value) if isinstance(value, brainstate.State) else value
-            for name, value in vars(self).items()
-        }
+        return _pack(vars(self))
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        for name, value in attributes.items():
-            vars(self)[name] = value.kind(value.value) if isinstance(value, _Pickled) else value
+        vars(self).update(_unpack(attributes))
+
+
+def described(cls: type, family: str | None) -> None:
+    """Give a class the signature that brainstate's metaclass hides, and what its docstring leaves out."""
+    _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), family)
 
 
 class Activation(Picklable, brainstate.nn.ElementWiseBlock):
@@ -162,8 +197,14 @@ class Normalization(Picklable, brainstate.nn.Module):
         Whether there is a scale.
     bias_init : callable or array_like
         The bias at first, or a function of the shape.
-    scale_init : callable or array_like
-        The scale at first, or a function of the shape.
+    scale_init : callable or array_like, optional
+        The scale at first, or a function of the shape; by default such that with `scale_offset` it is 1.
+    scale_offset : float
+        Added to the scale: with 1.0 it is learned as an offset from one, as in Gemma.
+    cast : {'after', 'before'}
+        Whether the result is rounded to the dtype of the input after scale and bias come in, or before, as in Llama.
+    activation : str, callable or module, optional
+        What follows the norm. Of a name or a function nothing is saved for the backward pass; a module is called after.
     axis_name, axis_index_groups
         A mapped axis over which what is reduced is split, as in `jax.lax.psum`.
     use_fast_variance : bool
@@ -192,10 +233,7 @@ class Normalization(Picklable, brainstate.nn.Module):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # brainstate's metaclass hides the constructor's signature from inspect
-        _, *parameters = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), Normalization.__doc__)
+        described(cls, Normalization.__doc__)
 
     def __init__(
         self,
@@ -205,19 +243,29 @@ class Normalization(Picklable, brainstate.nn.Module):
         aliases: dict[str, Any] | None = None,
         use_scale: bool = True,
         use_bias: bool = True,
-        scale_init: Any = 1.0,
+        scale_init: Any = None,
         bias_init: Any = 0.0,
+        scale_offset: float = 0.0,
+        activation: ActivationLike | None = None,
         param_type: type = brainstate.ParamState,
         dtype: Any = None,
         name: str | None = None,
     ) -> None:
         cast(Any, super()).__init__(name=name)
         op = type(self).__name__
+        self.scale_offset = _checks.number(op, 'scale_offset', scale_offset)
+        self.activation = F.get(activation) if isinstance(activation, str) else activation
+        if activation is not None and not callable(self.activation):
+            raise TypeError(
+                f'{op}: activation must be a function or module, or the name of one, '
+                f"got {_checks.describe(activation)}; pass for example 'relu'."
+            )
         size = _size(op, in_size, aliases or {})
         self.any_resolution = not isinstance(size, tuple)
         self.in_size = self.out_size = size
         self.feature_axes = _checks.axes(op, 'feature_axis', feature_axes, len(self._size))
         shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self._size))
+        scale_init = 1.0 - self.scale_offset if scale_init is None else scale_init
         wanted = {'bias': (use_bias, bias_init), 'scale': (use_scale, scale_init)}
         values = {
             key: _initial(op, f'{key}_init', init, shape)
@@ -238,12 +286,43 @@ class Normalization(Picklable, brainstate.nn.Module):
         state = getattr(self, self._parameters)
         return {} if state is None else dict(state.value)
 
+    def _following(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
+        """What a kernel is given to follow the norm: scale and bias, the layer's or the call's, and an activation.
+
+        Modules are no functions, and may have states: `_result` calls them after the kernel.
+        """
+        given = {n: v for n, v in (('scale', scale), ('bias', bias)) if v is not None}
+        own = self._affine
+        for argument in given.keys() & own.keys():
+            op = type(self).__name__
+            raise ValueError(
+                f'{op}: {argument} must be None where the layer has one of its own, '
+                f'got {_checks.describe(given[argument])}; construct it with use_{argument}=False.'
+            )
+        activation = None if isinstance(self.activation, brainstate.nn.Module) else self.activation
+        return {**own, **given, 'scale_offset': self.scale_offset, 'activation': activation}
+
+    def _learn(self, param_type: type, shape: tuple[int, ...] | None = None, **initial: Any) -> None:
+        """Learn more than scale and bias, in the same state: values of their shape, or of another one."""
+        if shape is None:
+            shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self._size))
+        values = {n: _initial(type(self).__name__, f'{n}_init', v, shape) for n, v in initial.items()}
+        setattr(self, self._parameters, param_type({**self._affine, **values}))
+
     def __pretty_repr_item__(self, name: str, value: Any) -> Any:
         # what says where the parameters lie, and is told by in_size and axis already
-        hidden = ('any_resolution', 'feature_axes') if self.any_resolution else ('any_resolution',)
-        return None if name in hidden else cast(Any, super()).__pretty_repr_item__(name, value)
+        hidden = {'any_resolution', 'feature_axes'} if self.any_resolution else {'any_resolution'}
+        unused = {'activation': None, 'scale_offset': 0, 'cast': 'after', 'partial': 1}
+        return (
+            None
+            if name in hidden or unused.get(name, unused) == value
+            else cast(Any, super()).__pretty_repr_item__(name, value)
+        )
 
-    def _result(self, y: Array) -> Array:
+    def _result(self, y: Any, mask: Any = None) -> Any:
+        if isinstance(self.activation, brainstate.nn.Module):
+            y = self.activation(y)
+            y = y if mask is None else jnp.where(mask, y, 0)
         return y if self.dtype is None else y.astype(self.dtype)
 
     def _check_shape(self, x: Any, ranks: Sequence[int] | None = None) -> None:

@@ -1,6 +1,8 @@
 """Which phase a layer is in, and a jit that knows it."""
 
 import functools
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +31,26 @@ def phase(op: str, fit: Any = None, frozen: bool = False) -> bool:
     return bool(fit)
 
 
+class _Tracing(threading.local):
+    """The jitted functions that are being traced in this thread."""
+
+    def __init__(self) -> None:
+        self.now: list[Jitted] = []
+
+
+_TRACING = _Tracing()
+
+
+def watch(layer: Any) -> None:
+    """Tell the functions that are being traced of a layer whose `_mode`, a constant of the trace, may change."""
+    for jitted in _TRACING.now:
+        jitted.watch(layer)
+
+
 class Jitted:
     """A function jitted once for each phase: what `jaxnorm.jit` returns.
+
+    It is traced again where a layer in it has been frozen since, or is inside `accumulate_statistics`.
 
     Everything else is asked of the function of the current phase, a `brainstate.transform.jit` result:
     `lower`, `trace`, `compile`, `eval_shape`, `stateful_fun`, `jitted_fun`, `origin_fun`.
@@ -38,20 +58,46 @@ class Jitted:
 
     def __init__(self, fun: Callable[..., Any], options: dict[str, Any]) -> None:
         functools.update_wrapper(self, fun)
-        self._fun = fun
+
+        @functools.wraps(fun)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            _TRACING.now.append(self)
+            try:
+                return fun(*args, **kwargs)
+            finally:
+                _TRACING.now.pop()
+
+        self._fun = traced
         self._options = options
-        self._phases: dict[bool | None, Any] = {}
+        self._phases: dict[Any, Any] = {}
+        self._layers: list[list[Any]] = []  # those seen while tracing, each beside its last mode
         self._current()  # wrong options are told where they are written
 
-    def _current(self) -> Any:
+    def watch(self, layer: Any) -> None:
+        """Make the mode of a layer a part of the key."""
+        if all(seen() is not layer for seen, _ in self._layers):
+            self._layers.append([weakref.ref(layer), layer._mode])
+
+    def _key(self) -> Any:
+        for entry in self._layers:
+            layer = entry[0]()
+            if layer is not None:
+                entry[1] = layer._mode
         fit = brainstate.environ.get('fit', None)
-        key = None if fit is None else bool(fit)
+        return None if fit is None else bool(fit), *(mode for _, mode in self._layers)
+
+    def _current(self) -> Any:
+        key = self._key()
         if key not in self._phases:
             self._phases[key] = brainstate.transform.jit(self._fun, **self._options)
         return self._phases[key]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._current()(*args, **kwargs)
+        key, jitted, seen = self._key(), self._current(), len(self._layers)
+        result = jitted(*args, **kwargs)
+        if len(self._layers) > seen:  # of which the key did not know yet
+            self._phases[self._key()] = self._phases.pop(key)
+        return result
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else functools.partial(self, instance)

@@ -1,17 +1,14 @@
 """Norms as modules: parameters, running statistics and phases round the kernels."""
 
-import math
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import brainstate
-import brainunit
 import jax.numpy as jnp
 
-from .. import _checks, _units
+from .. import _checks
 from .. import functional as F
-from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
-from ._base import Normalization, default
-from ._fit import phase
+from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from ._base import Normalization, Picklable, default, described
 
 
 class _AxisNorm(Normalization):
@@ -26,6 +23,7 @@ class _AxisNorm(Normalization):
         epsilon: float,
         axis_name: AxisName | None,
         axis_index_groups: AxisGroups | None,
+        cast: str,
         **options: Any,
     ) -> None:
         if normalized_shape is not None and not isinstance(normalized_shape, int):
@@ -37,20 +35,25 @@ class _AxisNorm(Normalization):
         self.epsilon = _checks.number(op, 'epsilon', epsilon, at_least=0)
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
+        self.cast = _checks.one_of(op, 'cast', cast, ('after', 'before'))
 
     @property
     def _channel_axis(self) -> int:
         return -1
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        return dict(
+    def _apply(self, kernel: Any, x: Any, mask: Any, **options: Any) -> Result:
+        self._check_shape(x)
+        y = kernel(
+            x,
             axis=self.reduction_axes,
             epsilon=self.epsilon,
+            where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            **self._affine,
+            cast=self.cast,
+            **options,
         )
+        return self._result(y, mask)
 
 
 class LayerNorm(_AxisNorm):
@@ -78,7 +81,10 @@ class LayerNorm(_AxisNorm):
         use_bias: bool = True,
         use_scale: bool = True,
         bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
+        scale_init: Any = None,
+        scale_offset: float = 0.0,
+        cast: str = 'after',
+        activation: Activation | None = None,
         axis_name: AxisName | None = None,
         axis_index_groups: AxisGroups | None = None,
         use_fast_variance: bool = True,
@@ -99,15 +105,30 @@ class LayerNorm(_AxisNorm):
             use_scale=use_scale,
             bias_init=bias_init,
             scale_init=scale_init,
+            scale_offset=scale_offset,
+            cast=cast,
+            activation=activation,
             dtype=dtype,
             param_type=param_type,
             name=name,
         )
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        self._check_shape(x)
-        return self._result(F.layer_norm(x, where=mask, **self._options))
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
+        sequences. Both phases are the same, so `fit` has no effect.
+        """
+        return self._apply(F.layer_norm, x, mask, segment_ids=segment_ids, **self._following(scale, bias))
 
 
 class RMSNorm(_AxisNorm):
@@ -117,6 +138,8 @@ class RMSNorm(_AxisNorm):
     ----------
     epsilon : float
         Added to the mean square, in the square of the unit of the input.
+    partial : float
+        The share of the features, from the first on, of which the mean square is taken: pRMSNorm.
 
     References
     ----------
@@ -139,7 +162,11 @@ class RMSNorm(_AxisNorm):
         epsilon: float = default(F.rms_norm, 'epsilon'),
         dtype: Any = None,
         use_scale: bool = True,
-        scale_init: Any = 1.0,
+        scale_init: Any = None,
+        scale_offset: float = 0.0,
+        cast: str = 'after',
+        activation: Activation | None = None,
+        partial: float = 1.0,
         reduction_axes: Axes = -1,
         feature_axes: Axes = -1,
         axis_name: AxisName | None = None,
@@ -160,15 +187,31 @@ class RMSNorm(_AxisNorm):
             use_bias=False,
             use_scale=use_scale,
             scale_init=scale_init,
+            scale_offset=scale_offset,
+            cast=cast,
+            activation=activation,
             dtype=dtype,
             param_type=param_type,
             name=name,
         )
+        self.partial = _checks.number('RMSNorm', 'partial', partial, above=0, at_most=1)
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        self._check_shape(x)
-        return self._result(F.rms_norm(x, where=mask, **self._options))
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` is that of the call, where the layer has none of its own; `segment_ids` parts packed sequences. Both
+        phases are the same, so `fit` has no effect.
+        """
+        options = {'segment_ids': segment_ids, 'partial': self.partial}
+        return self._apply(F.rms_norm, x, mask, **options, **self._following(scale))
 
 
 class _ChannelNorm(Normalization):
@@ -196,162 +239,16 @@ class _ChannelNorm(Normalization):
         """The channel axes of an input, batch included."""
         return tuple(a - len(self._size) for a in self.feature_axes) if self._axis is None else (self._axis,)
 
-
-_BATCH_NORM = """Batch normalization of inputs with a batch, {spatial} and channels.
-
-While fitting, each channel is normalized by the mean and variance of the batch, and their running averages are
-kept; while evaluating, by the running averages. The phase is the argument `fit` of the call, else the frozen
-flag, else ``brainstate.environ.context(fit=...)``, else an error. A batch that is empty, masked out or not
-finite leaves the running averages as they were.
-
-Parameters
-----------
-track_running_stats : bool
-    Whether there are running averages; without them both phases normalize by the batch.
-momentum : float
-    The share of the running averages that is kept at each step (PyTorch gives the share that is replaced).
-affine : bool
-    Whether there are a scale and a bias.
-bias_initializer, scale_initializer : callable or array_like
-    Their initial value, or a function of the shape.
-mean_type : type
-    The state class of the running averages, which are at least float32.
-frozen : bool
-    Whether the layer evaluates whatever the environment says; the call's `fit` still overrules it.
-
-Raises
-------
-ValueError, TypeError
-    At construction for a wrong size, axis, epsilon or momentum; at the call for an input of another shape, for
-    one value a channel while fitting, and where nothing says which phase it is.
-
-References
-----------
-Ioffe & Szegedy, "Batch normalization: accelerating deep network training by reducing internal covariate
-shift", 2015, arXiv:1502.03167.
-
-Examples
---------
->>> import brainstate, jax.numpy as jnp, jaxnorm
->>> layer = jaxnorm.nn.{name}(3)
->>> x = jnp.arange({count}.0).reshape({shape})
->>> with brainstate.environ.context(fit=True):
-...     y = layer(x)
->>> bool(jnp.abs(y.mean()) < 1e-6)
-True
-"""
-
-
-class _BatchNorm(_ChannelNorm):
-    """The one batch norm; its public names differ in the number of spatial axes."""
-
-    num_spatial_dims: ClassVar[int]
-
-    def __init_subclass__(cls, spatial: int) -> None:
-        cls.num_spatial_dims = spatial
-        shape = (4, *(2,) * spatial, 3)
-        words = ('no spatial axes', 'one spatial axis', 'two spatial axes', 'three spatial axes')[spatial]
-        cls.__doc__ = _BATCH_NORM.format(
-            spatial=words, name=cls.__name__, shape=', '.join(map(str, shape)), count=12 * 2**spatial
-        )
-        super().__init_subclass__()
-
-    def __init__(
-        self,
-        in_size: Size | None = None,
-        feature_axis: Axes = -1,
-        *,
-        track_running_stats: bool = True,
-        epsilon: float = default(F.batch_norm, 'epsilon'),
-        momentum: float = 0.99,
-        affine: bool = True,
-        bias_initializer: Any = 0.0,
-        scale_initializer: Any = 1.0,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        use_fast_variance: bool = True,
-        name: str | None = None,
-        dtype: Any = None,
-        param_type: type = brainstate.ParamState,
-        mean_type: type = brainstate.BatchState,
-        num_features: Size | None = None,
-        frozen: bool = False,
-    ) -> None:
-        op, dims = type(self).__name__, self.num_spatial_dims
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            {'num_features': num_features},
-            use_scale=affine,
-            use_bias=affine,
-            scale_init=scale_initializer,
-            bias_init=bias_initializer,
-            param_type=param_type,
-            dtype=dtype,
-            name=name,
-        )
-        if not self.any_resolution and len(self._size) != dims + 1:
-            raise ValueError(
-                f'{op}: in_size must be the number of channels or a shape of rank {dims + 1}, got {self.in_size}; '
-                'leave the batch out of it.'
-            )
-        self.momentum = _checks.number(op, 'momentum', momentum, at_least=0, at_most=1)
-        self.track_running_stats = _checks.flag(op, 'track_running_stats', track_running_stats)
-        self.frozen = _checks.flag(op, 'frozen', frozen)
-        self.axis_name = axis_name
-        self.axis_index_groups = axis_index_groups
-        if self.track_running_stats:
-            shape = tuple(s if a in self.feature_axes else 1 for a, s in enumerate(self._size))
-            wide = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
-            self.running_mean = mean_type(jnp.zeros(shape, wide))
-            self.running_var = mean_type(jnp.ones(shape, wide))
-
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment."""
-        dims = self.num_spatial_dims
-        self._check_shape(x, (dims + 1, dims + 2))
-        axis = tuple(a % jnp.ndim(x) for a in self._channel_axes)
-        options = {'axis': axis, 'epsilon': self.epsilon, **self._affine}
-        if self.track_running_stats and not phase(type(self).__name__, fit, self.frozen):
-            y = F.batch_norm(x, self.running_mean.value, self.running_var.value, where=mask, **options)
-        else:
-            if mask is None and self.axis_name is None:
-                count = jnp.size(x) // math.prod(jnp.shape(x)[a] for a in axis)
-                _checks.several(type(self).__name__, count, jnp.shape(x), axis, 'fit=False')
-            names = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
-            y, mean, var = F.batch_norm_fit(x, where=mask, **names, **options)
-            if self.track_running_stats:
-                self._keep(mean, var)
-        return self._result(y)
-
-    def _keep(self, mean: Any, var: Any) -> None:
-        """Move the running averages towards the batch's moments, which are not finite if it was empty or unsound."""
-        sound = jnp.isfinite(_units.number(mean)).all() & jnp.isfinite(_units.number(var)).all()
-        for state, batch in ((self.running_mean, mean), (self.running_var, var)):
-            old = _units.like(state.value, batch)
-            new = self.momentum * old + (1 - self.momentum) * batch.reshape(old.shape).astype(old.dtype)
-            state.value = brainunit.math.where(sound, new, old)
-
-
-class BatchNorm0d(_BatchNorm, spatial=0):
-    pass
-
-
-class BatchNorm1d(_BatchNorm, spatial=1):
-    pass
-
-
-class BatchNorm2d(_BatchNorm, spatial=2):
-    pass
-
-
-class BatchNorm3d(_BatchNorm, spatial=3):
-    pass
+    def _with_batch(self, x: Any, *masks: Any) -> tuple[bool, list[Any]]:
+        """Whether `x` is a sample without its batch, and it and its masks with one."""
+        self._check_shape(x)
+        if self.any_resolution or jnp.ndim(x) != len(self._size):
+            return False, [x, *masks]
+        return True, [x[None], *(None if m is None else jnp.broadcast_to(m, jnp.shape(x))[None] for m in masks)]
 
 
 class _SampleNorm(_ChannelNorm):
-    """What group and instance norm share: each sample for itself, over all axes but its channels."""
+    """What group and instance norm share with others: each sample for itself, over all axes but its channels."""
 
     def __init__(
         self,
@@ -362,6 +259,7 @@ class _SampleNorm(_ChannelNorm):
         axis_name: AxisName | None,
         axis_index_groups: AxisGroups | None,
         alias: str,
+        cast: str | None = None,  # None: the kernel knows no cast, and no segments
         **options: Any,
     ) -> None:
         super().__init__(in_size, feature_axis, epsilon, {alias: num_channels}, **options)
@@ -371,12 +269,13 @@ class _SampleNorm(_ChannelNorm):
             )
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
+        if cast is not None:
+            self.cast = _checks.one_of(type(self).__name__, 'cast', cast, ('after', 'before'))
 
     def _apply(self, kernel: Any, x: Any, mask: Any, **options: Any) -> Result:
-        self._check_shape(x)
-        single = not self.any_resolution and jnp.ndim(x) == len(self._size)
-        if single:  # a sample without its batch
-            x, mask = x[None], None if mask is None else jnp.broadcast_to(mask, jnp.shape(x))[None]
+        single, (x, mask, ids) = self._with_batch(x, mask, options.pop('segment_ids', None))
+        if hasattr(self, 'cast'):
+            options |= {'cast': self.cast, 'segment_ids': ids}
         y = kernel(
             x,
             axis=self._channel_axis,
@@ -384,10 +283,25 @@ class _SampleNorm(_ChannelNorm):
             where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            **self._affine,
             **options,
         )
-        return self._result(y[0] if single else y)
+        y = self._result(y, mask)
+        return y[0] if single else y
+
+
+def _groups(op: str, channels: int, num_groups: int | None, group_size: int | None) -> tuple[int, int]:
+    """The number of groups and the channels of each, one of which is given."""
+    if (num_groups is None) == (group_size is None):
+        raise ValueError(
+            f'{op}: num_groups or group_size must be given, got {num_groups} and {group_size}; '
+            'pass num_groups=None beside a group_size.'
+        )
+    argument, value = ('num_groups', num_groups) if group_size is None else ('group_size', group_size)
+    n = _checks.integer(op, argument, value)
+    if channels % n:
+        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
+        raise ValueError(f'{op}: {argument} must divide the {channels} channels, got {n}; choose one of {divisors}.')
+    return (n, channels // n) if group_size is None else (channels // n, n)
 
 
 class GroupNorm(_SampleNorm):
@@ -432,7 +346,10 @@ class GroupNorm(_SampleNorm):
         use_bias: bool = True,
         use_scale: bool = True,
         bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
+        scale_init: Any = None,
+        scale_offset: float = 0.0,
+        cast: str = 'after',
+        activation: Activation | None = None,
         reduction_axes: Axes | None = None,
         axis_name: AxisName | None = None,
         axis_index_groups: AxisGroups | None = None,
@@ -453,29 +370,35 @@ class GroupNorm(_SampleNorm):
             use_scale=use_scale,
             bias_init=bias_init,
             scale_init=scale_init,
+            scale_offset=scale_offset,
+            cast=cast,
+            activation=activation,
             dtype=dtype,
             param_type=param_type,
             name=name,
         )
-        channels = self._size[self.feature_axes[0]]
-        if (num_groups is None) == (group_size is None):
-            raise ValueError(
-                f'GroupNorm: num_groups or group_size must be given, got {num_groups} and {group_size}; '
-                'pass num_groups=None beside a group_size.'
-            )
-        argument, value = ('num_groups', num_groups) if num_groups is not None else ('group_size', group_size)
-        if channels % _checks.integer('GroupNorm', argument, value):
-            divisors = [n for n in range(1, channels + 1) if channels % n == 0]
-            raise ValueError(
-                f'GroupNorm: {argument} must divide the {channels} channels, got {value}; choose one of {divisors}.'
-            )
-        self.num_groups = num_groups if group_size is None else channels // group_size
-        self.group_size = channels // self.num_groups  # type: ignore[operator]
+        self.num_groups, self.group_size = _groups(
+            'GroupNorm', self._size[self.feature_axes[0]], num_groups, group_size
+        )
         self.reduction_axes = reduction_axes
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.group_norm, x, mask, num_groups=self.num_groups, reduction_axes=self.reduction_axes)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
+        sequences. Both phases are the same, so `fit` has no effect.
+        """
+        options = {'num_groups': self.num_groups, 'reduction_axes': self.reduction_axes, 'segment_ids': segment_ids}
+        return self._apply(F.group_norm, x, mask, **options, **self._following(scale, bias))
 
 
 class InstanceNorm(_SampleNorm):
@@ -504,7 +427,10 @@ class InstanceNorm(_SampleNorm):
         use_bias: bool = True,
         use_scale: bool = True,
         bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
+        scale_init: Any = None,
+        scale_offset: float = 0.0,
+        cast: str = 'after',
+        activation: Activation | None = None,
         axis_name: AxisName | None = None,
         axis_index_groups: AxisGroups | None = None,
         use_fast_variance: bool = True,
@@ -524,11 +450,80 @@ class InstanceNorm(_SampleNorm):
             use_scale=use_scale,
             bias_init=bias_init,
             scale_init=scale_init,
+            scale_offset=scale_offset,
+            cast=cast,
+            activation=activation,
             dtype=dtype,
             param_type=param_type,
             name=name,
         )
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.instance_norm, x, mask)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
+        sequences. Both phases are the same, so `fit` has no effect.
+        """
+        return self._apply(F.instance_norm, x, mask, segment_ids=segment_ids, **self._following(scale, bias))
+
+
+class AddNorm(Picklable, brainstate.nn.Module):
+    """A residual addition and the norm of the sum, both of which a block goes on with.
+
+    Parameters
+    ----------
+    norm : Module
+        Any norm; with its activation, if it has one.
+    name : str, optional
+        The name of the module.
+
+    Raises
+    ------
+    TypeError
+        If `norm` is no module.
+    ValueError
+        At the call, if the two inputs differ in shape or dtype.
+
+    References
+    ----------
+    He, Zhang, Ren & Sun, "Identity mappings in deep residual networks", 2016, arXiv:1603.05027.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, jaxnorm
+    >>> block = jaxnorm.nn.AddNorm(jaxnorm.nn.RMSNorm(4))
+    >>> y, total = block(jnp.ones((2, 4)), jnp.ones((2, 4)))
+    >>> total.tolist()[0]
+    [2.0, 2.0, 2.0, 2.0]
+    """
+
+    def __init__(self, norm: Any, name: str | None = None) -> None:
+        cast(Any, super()).__init__(name=name)
+        if not isinstance(norm, brainstate.nn.Module):
+            raise TypeError(
+                f'AddNorm: norm must be a module, got {_checks.describe(norm)}; pass for example RMSNorm(64).'
+            )
+        self.norm = norm
+        self.in_size = self.out_size = cast(Any, norm).in_size
+
+    def update(self, x: ArrayLike, residual: ArrayLike, mask: ArrayLike | None = None, **options: Any) -> Any:
+        """(norm of the sum, sum) of `x` and `residual`; `options` are those of the norm's call."""
+        if jnp.shape(x) != jnp.shape(residual) or jnp.result_type(x) != jnp.result_type(residual):
+            raise ValueError(
+                f'AddNorm: residual must have the shape and dtype of x, {_checks.describe(x)}, '
+                f'got {_checks.describe(residual)}; broadcast or convert it first.'
+            )
+        total = x + residual  # of it the norm keeps nothing but itself, and it is a result anyhow
+        return self.norm(total, mask, **options), total
+
+
+described(AddNorm, Normalization.__doc__)

@@ -1,0 +1,159 @@
+"""Bounded curves in place of a norm, as modules."""
+
+from typing import Any
+
+import brainstate
+
+from .. import functional as F
+from .._typing import ArrayLike, Axes, Result, Size
+from ._base import Normalization, default
+
+
+class _Dynamic(Normalization):
+    """What the curves have in common: scale and bias along the last axes, and numbers inside the curve."""
+
+    def __init__(
+        self,
+        in_size: Size | None,
+        feature_axes: Axes,
+        normalized_shape: Size | None,
+        inner: dict[str, Any],
+        param_type: type,
+        **options: Any,
+    ) -> None:
+        if normalized_shape is not None and not isinstance(normalized_shape, int):
+            feature_axes = tuple(range(-len(normalized_shape), 0))
+        super().__init__(
+            in_size, feature_axes, aliases={'normalized_shape': normalized_shape}, param_type=param_type, **options
+        )
+        self._learn(param_type, (), **inner)
+
+    @property
+    def _channel_axis(self) -> int:
+        return -1
+
+    def _apply(self, kernel: Any, x: Any, mask: Any) -> Result:
+        self._check_shape(x)
+        axes = tuple(a - len(self._size) for a in self.feature_axes)
+        return self._result(kernel(x, axis=axes, where=mask, **self._affine))
+
+
+class DynamicTanh(_Dynamic):
+    """Dynamic tanh (DyT): a bounded curve of learned slope in place of a layer norm.
+
+    Parameters
+    ----------
+    alpha_init : float
+        What the input is multiplied with at first, one number.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At construction for a wrong size or axis; at the call for an input of another shape, or with a unit.
+
+    References
+    ----------
+    Zhu, Chen, He, LeCun & Liu, "Transformers without normalization", 2025, arXiv:2503.10622.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, jaxnorm
+    >>> layer = jaxnorm.nn.DynamicTanh(4)
+    >>> layer(jnp.ones((2, 3, 4))).shape
+    (2, 3, 4)
+    """
+
+    def __init__(
+        self,
+        in_size: Size | None = None,
+        feature_axes: Axes = -1,
+        *,
+        alpha_init: float = default(F.dynamic_tanh, 'alpha'),
+        dtype: Any = None,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Any = 0.0,
+        scale_init: Any = 1.0,
+        param_type: type = brainstate.ParamState,
+        normalized_shape: Size | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_size,
+            feature_axes,
+            normalized_shape,
+            {'alpha': alpha_init},
+            param_type,
+            use_bias=use_bias,
+            use_scale=use_scale,
+            bias_init=bias_init,
+            scale_init=scale_init,
+            dtype=dtype,
+            name=name,
+        )
+
+    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
+        """Bound `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
+        return self._apply(F.dynamic_tanh, x, mask)
+
+
+class DynamicErf(_Dynamic):
+    """Dynamic erf (Derf): the error function of learned slope and shift in place of a layer norm.
+
+    Parameters
+    ----------
+    alpha_init : float
+        What the input is multiplied with at first, one number.
+    shift_init : float
+        What is added to that at first, one number.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At construction for a wrong size or axis; at the call for an input of another shape, or with a unit.
+
+    References
+    ----------
+    Chen, Lu, Zhu, Sun & Liu, "Stronger normalization-free Transformers", 2025, arXiv:2512.10938.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, jaxnorm
+    >>> layer = jaxnorm.nn.DynamicErf(4)
+    >>> layer(jnp.ones((2, 3, 4))).shape
+    (2, 3, 4)
+    """
+
+    def __init__(
+        self,
+        in_size: Size | None = None,
+        feature_axes: Axes = -1,
+        *,
+        alpha_init: float = default(F.dynamic_erf, 'alpha'),
+        shift_init: float = default(F.dynamic_erf, 'shift'),
+        dtype: Any = None,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Any = 0.0,
+        scale_init: Any = 1.0,
+        param_type: type = brainstate.ParamState,
+        normalized_shape: Size | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_size,
+            feature_axes,
+            normalized_shape,
+            {'alpha': alpha_init, 'shift': shift_init},
+            param_type,
+            use_bias=use_bias,
+            use_scale=use_scale,
+            bias_init=bias_init,
+            scale_init=scale_init,
+            dtype=dtype,
+            name=name,
+        )
+
+    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
+        """Bound `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
+        return self._apply(F.dynamic_erf, x, mask)

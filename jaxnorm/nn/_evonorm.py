@@ -1,0 +1,175 @@
+"""EvoNorm as modules."""
+
+from typing import Any
+
+import brainstate
+import jax.numpy as jnp
+
+from .. import functional as F
+from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from ._base import default
+from ._normalization import _groups, _SampleNorm
+from ._running import _Running
+
+
+class EvoNormB0(_Running):
+    """EvoNorm B0: by the larger of the batch's deviation and that of each sample with the input, for no activation.
+
+    While fitting, the variance of each channel over the batch is taken, and its running average is kept; while
+    evaluating, the running average serves. The phase is the argument `fit` of the call, else the frozen flag, else
+    ``brainstate.environ.context(fit=...)``, else an error. A batch that is empty, masked out or not finite leaves the
+    running average as it was.
+
+    Parameters
+    ----------
+    epsilon : float
+        Added to both variances, in the square of the unit of the input.
+    v_init : callable or array_like
+        The weight of the input at first, one for each channel.
+
+    References
+    ----------
+    Liu, Brock, Simonyan & Le, "Evolving normalization-activation layers", 2020, arXiv:2004.02967.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp, jaxnorm
+    >>> layer = jaxnorm.nn.EvoNormB0(3)
+    >>> with brainstate.environ.context(fit=True):
+    ...     y = layer(jnp.arange(48.0).reshape(2, 2, 4, 3))
+    >>> layer.running_var.value.shape
+    (3,)
+    """
+
+    running_var: brainstate.State
+
+    def __init__(
+        self,
+        in_size: Size | None = None,
+        feature_axis: Axes = -1,
+        *,
+        epsilon: float = default(F.evonorm_b0, 'epsilon'),
+        momentum: float = default(F.batch_norm_update, 'momentum'),
+        dtype: Any = None,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Any = 0.0,
+        scale_init: Any = 1.0,
+        v_init: Any = 1.0,
+        axis_name: AxisName | None = None,
+        axis_index_groups: AxisGroups | None = None,
+        param_type: type = brainstate.ParamState,
+        mean_type: type = brainstate.BatchState,
+        num_features: Size | None = None,
+        frozen: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_size,
+            feature_axis,
+            epsilon,
+            num_features,
+            axis_name,
+            axis_index_groups,
+            momentum=momentum,
+            frozen=frozen,
+            use_bias=use_bias,
+            use_scale=use_scale,
+            bias_init=bias_init,
+            scale_init=scale_init,
+            dtype=dtype,
+            param_type=param_type,
+            name=name,
+        )
+        self._learn(param_type, v=v_init)
+        self._keep(mean_type, var=jnp.ones_like(self._affine['v']))
+
+    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
+        """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment."""
+        fits = self._fits(fit)
+        single, (x, mask) = self._with_batch(x, mask)
+        options = {'axis': self._channel_axis, 'epsilon': self.epsilon, 'where': mask, **self._affine}
+        if fits:
+            names = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
+            y, var = F.evonorm_b0_fit(x, **options, **names)
+            self._move(var=var)
+        else:
+            y = F.evonorm_b0(x, self.running_var.value, **options)
+        return self._result(y[0] if single else y)
+
+
+class EvoNormS0(_SampleNorm):
+    """EvoNorm S0: each sample gated as by swish, over the deviation of its groups of channels, for no activation.
+
+    Parameters
+    ----------
+    num_groups : int or None
+        The number of groups, which divides the number of channels.
+    group_size : int, optional
+        The number of channels in a group, in place of `num_groups`, which is then None.
+    epsilon : float
+        Added to the variance.
+    v_init : callable or array_like
+        The sharpness of the gate at first, one for each channel.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At construction for a wrong size, axis or epsilon, and for groups that do not divide the channels; at the
+        call for an input of another shape, or with a unit.
+
+    References
+    ----------
+    Liu, Brock, Simonyan & Le, "Evolving normalization-activation layers", 2020, arXiv:2004.02967.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, jaxnorm
+    >>> layer = jaxnorm.nn.EvoNormS0(16, num_groups=4)
+    >>> layer(jnp.ones((2, 8, 8, 16))).shape
+    (2, 8, 8, 16)
+    """
+
+    def __init__(
+        self,
+        in_size: Size | None = None,
+        feature_axis: Axes = -1,
+        num_groups: int | None = 32,
+        group_size: int | None = None,
+        *,
+        epsilon: float = default(F.evonorm_s0, 'epsilon'),
+        dtype: Any = None,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Any = 0.0,
+        scale_init: Any = 1.0,
+        v_init: Any = 1.0,
+        axis_name: AxisName | None = None,
+        axis_index_groups: AxisGroups | None = None,
+        param_type: type = brainstate.ParamState,
+        num_channels: Size | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_size,
+            feature_axis,
+            epsilon,
+            num_channels,
+            axis_name,
+            axis_index_groups,
+            'num_channels',
+            use_bias=use_bias,
+            use_scale=use_scale,
+            bias_init=bias_init,
+            scale_init=scale_init,
+            dtype=dtype,
+            param_type=param_type,
+            name=name,
+        )
+        channels = self._size[self.feature_axes[0]]
+        self.num_groups, self.group_size = _groups('EvoNormS0', channels, num_groups, group_size)
+        self._learn(param_type, v=v_init)
+
+    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
+        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
+        return self._apply(F.evonorm_s0, x, mask, num_groups=self.num_groups, **self._affine)

@@ -1,0 +1,119 @@
+"""Whitening as a module."""
+
+from typing import Any
+
+import brainstate
+import jax.numpy as jnp
+
+from .. import _checks
+from .. import functional as F
+from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from ._base import default
+from ._normalization import _groups
+from ._running import _Running
+
+
+class IterNorm(_Running):
+    """Iterative whitening: groups of channels are made uncorrelated, of about variance one.
+
+    While fitting, the batch is centred and multiplied with the inverse root of its covariance, and running averages of
+    mean and matrix are kept; while evaluating, these serve. The phase is the argument `fit` of the call, else the
+    frozen flag, else ``brainstate.environ.context(fit=...)``, else an error. A batch that is empty, masked out or not
+    finite leaves the running averages as they were.
+
+    Parameters
+    ----------
+    num_groups : int or None
+        The number of groups of channels, each whitened by itself; it divides the number of channels.
+    group_size : int, optional
+        The number of channels in a group, in place of `num_groups`, which is then None.
+    num_iterations : int
+        The number of steps of Newton's method: with few, directions of small variance stay small.
+    epsilon : float
+        Added to the variances, in the square of the unit of the input.
+
+    Notes
+    -----
+    The mask of a call has size 1 along the channels.
+
+    References
+    ----------
+    Huang, Zhou, Zhu, Liu & Shao, "Iterative normalization: beyond standardization towards efficient whitening", 2019,
+    arXiv:1904.03441.
+
+    Examples
+    --------
+    >>> import brainstate, jax.numpy as jnp, jaxnorm
+    >>> layer = jaxnorm.nn.IterNorm(4, num_groups=2)
+    >>> with brainstate.environ.context(fit=True):
+    ...     y = layer(jnp.arange(48.0).reshape(12, 4))
+    >>> layer.running_whitening.value.shape
+    (2, 2, 2)
+    """
+
+    running_mean: brainstate.State
+    running_whitening: brainstate.State
+
+    def __init__(
+        self,
+        in_size: Size | None = None,
+        feature_axis: Axes = -1,
+        num_groups: int | None = 1,
+        group_size: int | None = None,
+        *,
+        num_iterations: int = default(F.iterative_norm_fit, 'num_iterations'),
+        epsilon: float = default(F.iterative_norm_fit, 'epsilon'),
+        momentum: float = default(F.batch_norm_update, 'momentum'),
+        dtype: Any = None,
+        use_bias: bool = True,
+        use_scale: bool = True,
+        bias_init: Any = 0.0,
+        scale_init: Any = 1.0,
+        axis_name: AxisName | None = None,
+        axis_index_groups: AxisGroups | None = None,
+        param_type: type = brainstate.ParamState,
+        mean_type: type = brainstate.BatchState,
+        num_features: Size | None = None,
+        frozen: bool = False,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            in_size,
+            feature_axis,
+            epsilon,
+            num_features,
+            axis_name,
+            axis_index_groups,
+            momentum=momentum,
+            frozen=frozen,
+            use_bias=use_bias,
+            use_scale=use_scale,
+            bias_init=bias_init,
+            scale_init=scale_init,
+            dtype=dtype,
+            param_type=param_type,
+            name=name,
+        )
+        channels = self._size[self.feature_axes[0]]
+        self.num_groups, self.group_size = _groups('IterNorm', channels, num_groups, group_size)
+        self.num_iterations = _checks.integer('IterNorm', 'num_iterations', num_iterations)
+        matrices = jnp.broadcast_to(jnp.eye(self.group_size), (self.num_groups, self.group_size, self.group_size))
+        self._keep(mean_type, mean=jnp.zeros(channels), whitening=matrices)
+
+    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
+        """Whiten `x`; `mask` says what counts, `fit` overrules frozen flag and environment."""
+        self._check_shape(x)
+        options = {'axis': self._channel_axis, 'where': mask, **self._affine}
+        if not self._fits(fit):
+            return self._result(F.iterative_norm(x, self.running_mean.value, self.running_whitening.value, **options))
+        y, mean, whitening = F.iterative_norm_fit(
+            x,
+            num_groups=self.num_groups,
+            num_iterations=self.num_iterations,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            axis_index_groups=self.axis_index_groups,
+            **options,
+        )
+        self._move(mean=mean, whitening=whitening)
+        return self._result(y)

@@ -1,0 +1,394 @@
+"""What is done with the running statistics of a model: accumulate, recalibrate, freeze, fold, convert."""
+
+import builtins
+
+import brainstate
+import brainunit as u
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxnorm
+from jaxnorm import functional as F
+from jaxnorm import nn
+
+FIT = {'fit': True}
+
+
+def batch(shape=(32, 10), seed=0, mean=3.0):
+    return jnp.asarray(np.random.default_rng(seed).normal(mean, 2, shape), jnp.float32)
+
+
+def running(layer):
+    return layer.running_mean.value, layer.running_var.value
+
+
+def same(a, b, tolerance=1e-6):
+    for got, expected in zip(running(a), running(b), strict=True):
+        np.testing.assert_allclose(got, expected, tolerance)
+
+
+class Model(brainstate.nn.Module):
+    """Batch norms in an attribute, a list, a dict, a tuple and a Sequential; one of them is shared."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm0d(10, momentum=0.5)
+        self.rest = [brainstate.nn.Linear(10, 10), nn.BatchNorm0d(10, momentum=0.5)]
+        self.more = {'norm': nn.BatchNorm0d(10, momentum=0.5), 'same': self.norm}
+        self.pair = (nn.GELU(), nn.BatchNorm0d(10, momentum=0.5))
+        self.last = brainstate.nn.Sequential(brainstate.nn.Linear(10, 4), nn.BatchNorm0d(4), brainstate.nn.Dropout(0.5))
+
+    def update(self, x):
+        for layer in (self.norm, *self.rest, self.more['norm'], *self.pair, self.last):
+            x = layer(x)
+        return x
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# accumulate_statistics
+# ---------------------------------------------------------------------------------------------------------------
+
+LAYERS = {
+    'plain': lambda **k: nn.BatchNorm(10, **k),
+    'cumulative': lambda **k: nn.BatchNorm(10, momentum=None, **k),
+    'debias': lambda **k: nn.BatchNorm(10, debias=True, **k),
+    'unbiased': lambda **k: nn.BatchNorm(10, unbiased=True, **k),
+    'renorm': lambda **k: nn.BatchRenorm(10, **k),
+    'ghost': lambda **k: nn.GhostBatchNorm(10, virtual_batch_size=4, **k),
+}
+
+
+@pytest.mark.parametrize('name', list(LAYERS))
+def test_micro_batches_are_one_batch(name):
+    whole, parts, x = LAYERS[name](), LAYERS[name](), batch()
+    states = parts.states().keys()
+    for _ in range(2):
+        whole(x, fit=True)
+        with nn.accumulate_statistics(parts) as model:
+            assert model is parts
+            before = running(parts)
+            for micro in jnp.split(x, (8, 12, 24)):
+                np.testing.assert_allclose(parts(micro, fit=True).mean(0), 0, atol=1e-5)
+            assert all((a == b).all() for a, b in zip(running(parts), before, strict=True))
+        same(parts, whole, 1e-5)
+        if whole._counts:
+            assert parts.num_batches_tracked.value == whole.num_batches_tracked.value
+    assert parts.states().keys() == states
+
+
+def test_micro_batches_with_masks_units_and_large_means():
+    x, keep = batch(mean=0.0), jnp.asarray(np.random.default_rng(1).random((32, 1)) > 0.5).at[:8].set(False)
+    whole, parts = nn.BatchNorm0d(10, momentum=0.0), nn.BatchNorm0d(10, momentum=0.0)
+    whole(x * u.mV, keep, fit=True)
+    with nn.accumulate_statistics(parts):
+        for i in range(0, 32, 8):  # the first of them holds nothing
+            parts(x[i : i + 8] * u.mV, keep[i : i + 8], fit=True)
+    assert parts.running_var.value.unit == u.mV**2
+    for a, b in zip(running(parts), running(whole), strict=True):
+        np.testing.assert_allclose(a.mantissa, b.mantissa, 1e-5, 1e-6)
+    large = x + 2e6
+    with nn.accumulate_statistics(nn.BatchNorm0d(10, momentum=0.0)) as parts:
+        for micro in jnp.split(large, 8):
+            parts(micro, fit=True)
+    np.testing.assert_allclose(parts.running_var.value, np.asarray(large, np.float64).var(0), 1e-6)
+
+
+def test_inside_and_outside_of_jit():
+    x = batch()
+    layer, whole = nn.BatchNorm0d(10), nn.BatchNorm0d(10)
+    count = 0
+
+    @jaxnorm.jit
+    def apply(v):
+        nonlocal count
+        count += 1
+        return layer(v)
+
+    with brainstate.environ.context(fit=True):
+        apply(x[:8])  # traced before
+        whole(x[:8])
+        for _ in range(3):
+            with nn.accumulate_statistics(layer):
+                for micro in jnp.split(x, 4):
+                    apply(micro)
+            whole(x)
+            same(layer, whole)
+        apply(x[:8])
+        whole(x[:8])
+    same(layer, whole)
+    assert count == 2
+
+    @jaxnorm.jit
+    def step(v):
+        with nn.accumulate_statistics(layer):
+            brainstate.transform.for_loop(lambda part: layer(part, fit=True), v.reshape(4, 8, 10))
+
+    for _ in range(2):
+        step(x)
+        whole(x, fit=True)
+    same(layer, whole)
+    with nn.accumulate_statistics(layer):  # and out of it again
+        layer(x[:16], fit=True)
+        layer(x[16:], fit=True)
+    whole(x, fit=True)
+    same(layer, whole)
+
+
+def test_gradients_are_those_of_the_calls():
+    layer, x = nn.BatchNorm0d(10), batch()
+    params = layer.states(brainstate.ParamState)
+    loss = lambda v: (layer(v, fit=True) ** 3).sum()  # noqa: E731
+    expected = brainstate.transform.grad(loss, params)(x)
+    with nn.accumulate_statistics(layer):
+        got = brainstate.transform.grad(loss, params)(x)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, 1e-5, 1e-4)
+
+
+def test_nothing_is_committed_where_the_body_raises_or_a_batch_is_unsound():
+    layer, x = nn.BatchNorm0d(10, count_skipped=True), batch()
+    layer(x, fit=True)
+    before = running(layer)
+
+    def interrupted():
+        with nn.accumulate_statistics(layer):
+            layer(x, fit=True)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert all((a == b).all() for a, b in zip(running(layer), before, strict=True))
+    with nn.accumulate_statistics(layer):
+        pass
+    assert layer.num_batches_skipped.value == 0
+    with nn.accumulate_statistics(layer):
+        layer(x, fit=True)
+        layer(x.at[0].set(jnp.nan), fit=True)
+    assert layer.num_batches_skipped.value == 1
+    apply = brainstate.transform.jit(lambda v: layer(v, fit=True))
+    apply(x)
+    before = running(layer)
+
+    def traced_before():
+        with nn.accumulate_statistics(layer):
+            apply(x)
+
+    with pytest.raises(RuntimeError, match='jit the function with jaxnorm'):
+        traced_before()
+    assert all((a == b).all() for a, b in zip(running(layer), before, strict=True))
+    layer(x, fit=True)
+    assert not (layer.running_mean.value == before[0]).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# recalibrate, freeze
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def test_recalibrate_pools_a_data_set(capsys):
+    model, x = Model(), batch((40, 10))
+    weights = [s.value for s in model.states(brainstate.ParamState).values()]
+    labelled = [(part, 'label') for part in jnp.split(x, (16, 32))]
+    assert nn.recalibrate(model, labelled, progress=True) is model
+    assert 'recalibrate' in capsys.readouterr().err
+    np.testing.assert_allclose(model.norm.running_mean.value, x.mean(0), 1e-5)
+    np.testing.assert_allclose(model.norm.running_var.value, x.var(0), 1e-5)
+    # each layer sees what the ones before it make of a batch by the batch's own statistics
+    parts = [model.rest[0](F.batch_norm_fit(part)[0]) for part, _ in labelled]
+    np.testing.assert_allclose(model.rest[1].running_var.value, jnp.concatenate(parts).var(0), 1e-4)
+    assert all(a is b.value for a, b in zip(weights, model.states(brainstate.ParamState).values(), strict=True))
+    first = running(model.last[1])
+    nn.recalibrate(model, iter(labelled), apply=lambda b: model(b[0]))  # dropout is off, so it is the same again
+    for a, b in zip(running(model.last[1]), first, strict=True):
+        np.testing.assert_allclose(a, b, 1e-5, 1e-6)
+
+
+def test_recalibrate_leaves_everything_as_it_was_on_an_error():
+    model, x = Model(), batch()
+    nn.recalibrate(model, [x])
+    before = {k: s.value for k, s in model.states().items()}
+
+    def broken():
+        yield x + 1
+        raise OSError('the disk is gone')
+
+    for batches, error in ((broken(), OSError), ([x, x.at[0].set(jnp.nan)], ValueError), ([], ValueError)):
+        with pytest.raises(error):
+            nn.recalibrate(model, batches)
+        assert model.states().keys() == before.keys()
+        assert all(jax.tree.leaves(s.value)[0] is jax.tree.leaves(before[k])[0] for k, s in model.states().items())
+
+
+def test_recalibrate_counters_and_frozen_layers():
+    layer, frozen, x = nn.BatchNorm0d(10, debias=True), nn.BatchNorm0d(10, frozen=True), batch()
+    layer = nn.recalibrate(layer, jnp.split(x, 4))
+    assert layer.num_batches_tracked.value == 4
+    np.testing.assert_allclose(layer(x, fit=False), F.batch_norm_fit(x)[0], 1e-4, 1e-5)
+    nn.recalibrate([layer, frozen], [x], apply=lambda b: frozen(layer(b)))
+    assert not frozen.running_mean.value.any()
+    renorm = nn.recalibrate(nn.BatchRenorm(10, schedule=None), [x])
+    np.testing.assert_allclose(renorm.running_var.value, x.var(0), 1e-5)
+
+
+def test_tqdm_is_optional(monkeypatch):
+    there = builtins.__import__
+    refuse = lambda name, *a, **k: there('no_such_module' if name.startswith('tqdm') else name, *a, **k)  # noqa: E731
+    monkeypatch.setattr(builtins, '__import__', refuse)
+    with pytest.raises(ImportError, match='recalibrate: progress needs tqdm, which is not installed; run'):
+        nn.recalibrate(nn.BatchNorm0d(10), [batch()], progress=True)
+
+
+def test_freeze_is_seen_by_what_was_jitted():
+    model, x = Model(), batch()
+    count = 0
+
+    @jaxnorm.jit
+    def apply(v):
+        nonlocal count
+        count += 1
+        return model(v)
+
+    with brainstate.environ.context(**FIT):
+        for _ in range(2):
+            apply(x)
+            before = running(model.more['norm'])
+            assert nn.freeze(model) is model
+            apply(x)
+            assert all((a == b).all() for a, b in zip(running(model.more['norm']), before, strict=True))
+            nn.unfreeze(model)
+        apply(x)
+    assert count == 2
+    assert not (running(model.more['norm'])[0] == before[0]).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# fold, convert
+# ---------------------------------------------------------------------------------------------------------------
+
+
+def trained(norm, mean=2.0):
+    """A batch norm with statistics and parameters that are not those of the start."""
+    rng = np.random.default_rng(5)
+    draw = lambda like, low, high: jnp.asarray(rng.uniform(low, high, like.shape), like.dtype)  # noqa: E731
+    norm.running_mean.value = mean + draw(norm.running_mean.value, -1, 1)
+    norm.running_var.value = draw(norm.running_var.value, 0.5, 2)
+    if norm.weight is not None:
+        norm.weight.value = {n: draw(v, 0.5, 1.5) for n, v in norm.weight.value.items()}
+    return norm
+
+
+Conv1d, Conv2d, Conv3d, Linear = brainstate.nn.Conv1d, brainstate.nn.Conv2d, brainstate.nn.Conv3d, brainstate.nn.Linear
+PAIRS = {
+    'linear': lambda: (Linear(5, 6), nn.BatchNorm0d(6)),
+    'linear masked': lambda: (Linear(5, 6, w_mask=jnp.tri(5, 6), b_init=None), nn.BatchNorm0d(6, affine=False)),
+    'conv1d': lambda: (Conv1d((8, 3), 6, 3), nn.BatchNorm1d(6, use_scale=False)),
+    'conv2d': lambda: (
+        Conv2d((8, 8, 4), 6, 3, groups=2, b_init=brainstate.nn.init.Constant(0.5)),
+        nn.BatchNorm2d((8, 8, 6)),
+    ),
+    'conv2d first': lambda: (
+        Conv2d((4, 8, 8), 6, 3, stride=2, channel_first=True),
+        nn.BatchNorm2d((6, 4, 4), feature_axis=0),
+    ),
+    'conv3d': lambda: (Conv3d((4, 4, 4, 2), 3, 3), nn.BatchNorm3d(3)),
+}
+
+
+@pytest.mark.parametrize('name', list(PAIRS))
+def test_fold_is_two_layers(name):
+    layer, norm = PAIRS[name]()
+    trained(norm)
+    x = batch((2, *layer.in_size))
+    expected = norm(layer(x), fit=False)
+    folded = nn.fold(layer, norm)
+    assert type(folded) is type(layer)
+    np.testing.assert_allclose(folded(x), expected, 1e-4, 1e-5)
+    np.testing.assert_array_equal(norm(layer(x), fit=False), expected)  # both are as they were
+
+
+@pytest.mark.parametrize('to', [nn.GroupNorm, nn.InstanceNorm, nn.GhostBatchNorm, nn.BatchRenorm])
+def test_convert(to):
+    options = {nn.GroupNorm: {'num_groups': 2}, nn.GhostBatchNorm: {'virtual_batch_size': 4}}.get(to, {})
+    norms = [
+        trained(nn.BatchNorm2d((4, 4, 6), activation='relu', momentum=0.9)),
+        trained(nn.BatchNorm2d(6, epsilon=0.1)),
+        trained(nn.BatchNorm2d((6, 4, 4), feature_axis=0, use_bias=False)),
+        trained(nn.BatchNorm2d(6, feature_axis=0)),
+        trained(nn.BatchNorm2d(6, affine=False)),
+    ]
+    model = nn.convert({'list': norms.copy(), 'tuple': (norms[0], None)}, to, **options)
+    assert model['list'][0] is model['tuple'][0]  # shared layers stay shared
+    for old, new in zip(norms, model['list'], strict=True):
+        assert type(new) is to
+        x = jnp.moveaxis(batch((8, 4, 4, 6)), -1, old._channel_axis)
+        axis = old._channel_axis
+        assert new.weight is old.weight
+        expected = {
+            nn.GroupNorm: lambda: F.group_norm(x, num_groups=2, axis=axis, epsilon=old.epsilon, **old._affine),  # noqa: B023
+            nn.InstanceNorm: lambda: F.instance_norm(x, axis=axis, epsilon=old.epsilon, **old._affine),  # noqa: B023
+        }.get(to, lambda: old(x, fit=False))()  # noqa: B023
+        expected = jax.nn.relu(expected) if old.activation is not None else expected
+        np.testing.assert_allclose(new(x, fit=False), expected, 1e-5, 1e-5)
+        if issubclass(to, nn.GhostBatchNorm):
+            assert new.running_mean is old.running_mean
+            assert new.momentum == old.momentum
+
+
+def test_convert_a_whole_tree():
+    model = Model()
+    assert nn.convert(model, nn.GroupNorm) is model
+    norms = [model.norm, model.rest[1], model.more['norm'], model.pair[1], model.last[1]]
+    assert [type(n).__name__ for n in norms] == ['GroupNorm'] * 5
+    assert model.more['same'] is model.norm
+    assert [n.num_groups for n in norms] == [2, 2, 2, 2, 4]
+    with brainstate.environ.context(fit=False):
+        assert model(batch()).shape == (32, 4)
+    again = Model()
+    with pytest.raises(ValueError, match='GroupNorm: num_groups must divide the 4 channels'):
+        nn.convert(again, nn.GroupNorm, num_groups=10)
+    assert isinstance(again.norm, nn.BatchNorm0d)  # nothing half done
+    assert nn.convert(again, 'frozen').norm.frozen
+    assert type(nn.convert(nn.BatchNorm0d(4), nn.GroupNorm)) is nn.GroupNorm
+
+
+X = batch()
+NORM = nn.BatchNorm0d(10)
+ERRORS = [
+    (lambda: nn.freeze(Linear(2, 3)), 'freeze: model must hold a batch norm of jaxnorm.nn, got Linear'),
+    (lambda: nn.recalibrate(nn.BatchNorm0d(3, track_running_stats=False), [X]), 'recalibrate: model must hold running'),
+    (lambda: nn.recalibrate(nn.BatchNorm0d(10, frozen=True), [X]), 'recalibrate: model must hold .* not frozen'),
+    (lambda: nn.recalibrate([NORM], [X]), 'recalibrate: apply must say what to do'),
+    (lambda: nn.recalibrate(NORM, []), 'recalibrate: batches must hold at least one batch'),
+    (lambda: nn.recalibrate(NORM, [X * jnp.nan]), 'recalibrate: batches must give finite values'),
+    (lambda: nn.fold(brainstate.nn.ScaledWSLinear((4,), (10,)), NORM), 'fold: layer must be .* got ScaledWSLinear'),
+    (lambda: nn.fold(Linear(4, 9), NORM), 'fold: batch_norm must have the 9 channels .* got 10'),
+    (lambda: nn.fold(Linear(4, 10), nn.LayerNorm(10)), 'fold: batch_norm must be a batch norm'),
+    (
+        lambda: nn.fold(Linear(4, 10), nn.BatchNorm0d(10, track_running_stats=False)),
+        'fold: batch_norm must have running',
+    ),
+    (lambda: nn.fold(Linear(4, 10), nn.BatchNorm0d(10, activation='relu')), 'fold: batch_norm must have no activation'),
+    (lambda: nn.convert(NORM, nn.LayerNorm), 'convert: to must be GroupNorm, InstanceNorm'),
+    (lambda: nn.convert(NORM, nn.InstanceNorm), 'convert: to must not be InstanceNorm for a BatchNorm0d'),
+    (lambda: nn.convert(NORM, 'frozen', epsilon=1.0), "convert: options must be left out for 'frozen'"),
+]
+
+
+@pytest.mark.parametrize(('call', 'words'), ERRORS, ids=[w[:40] for _, w in ERRORS])
+def test_errors_are_sentences(call, words):
+    with pytest.raises((TypeError, ValueError), match=words) as caught:
+        call()
+    text = str(caught.value).split('\n')[0]
+    assert text.endswith('.')
+    assert '; ' in text
+
+
+def test_contexts_do_not_nest():
+    layer = nn.BatchNorm0d(10)
+    with nn.accumulate_statistics(layer):
+        with pytest.raises(ValueError, match='model must not be inside accumulate_statistics'):
+            nn.recalibrate(layer, [X])
+        layer(X, fit=True)
+    assert layer.running_mean.value.any()
