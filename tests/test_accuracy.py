@@ -106,6 +106,7 @@ def np_ulps(got, exact, dtype):
     return np.where(np.isnan(error), np.inf, error)
 
 
+@pytest.mark.slow
 @every
 def test_float32_densely(op):
     rng, n = np.random.default_rng(1), 2 * BLOCK

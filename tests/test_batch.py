@@ -103,6 +103,7 @@ def test_value_and_gradients_at_any_mean(name, x64):
             assert np.abs(a - e).max() / np.abs(e).max() <= tolerance, (mean, tolerance)
 
 
+@pytest.mark.slow
 @other
 def test_derivatives_of_every_kind(name, x64):
     x, s, b, m, v = inputs(0.5, 'float64', (4, 2, 2)) if name != 'ghost' else inputs(0.5, 'float64', (8, 1, 2))

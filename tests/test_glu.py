@@ -100,6 +100,7 @@ def test_ulps(name, dtype, request):
             assert error.max() <= LIMITS[dtype], (error.max(), b[error.argmax()])
 
 
+@pytest.mark.slow
 @every
 def test_derivatives_of_every_kind(name, options, x64):
     f = getattr(F, name)

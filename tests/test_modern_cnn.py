@@ -103,6 +103,7 @@ def test_the_split_is_fixed_and_stratified(example):
     assert len(epoch) == 22
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(tmp_path):
     result, again = (command('--output', tmp_path / name, '--seed', '3', *TINY) for name in 'ab')
     assert result.returncode == again.returncode == 0, result.stderr + again.stderr
@@ -163,7 +164,6 @@ def test_a_missing_package(tmp_path):
     assert not (tmp_path / 'new').exists()
 
 
-@pytest.mark.slow
 def test_98_percent_of_the_held_out_images(tmp_path):
     result = command('--output', tmp_path)
     assert result.returncode == 0, result.stderr

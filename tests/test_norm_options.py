@@ -44,6 +44,7 @@ def saved(f, *arguments):
 # --- norm followed by an activation ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['layer_norm', 'group_norm'])  # one that is lean by a rule, and with a reshape
 def test_norm_and_activation(name, x64):
     x, scale, bias = inputs('float64')
@@ -254,6 +255,7 @@ def test_scale_and_bias_of_the_call():
         nn.LayerNorm(8)(x, scale=scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['layer_norm', 'rms_norm'])
 def test_sum_and_norm(name, x64):
     x, scale, bias = inputs('float64')

@@ -42,6 +42,7 @@ def test_temperature(name, temperature, x64):
     )
 
 
+@pytest.mark.slow
 @soft
 def test_learned_temperature(name, x64):
     x, weight, f = rows(), rows(seed=1), getattr(F, name)

@@ -61,7 +61,7 @@ def norm_rows():
     """All else: functions with the classes that are named like them, and then what stands in `nn` alone."""
     yield '| norm or other function | class | what it is | formula |'
     named = {function.__name__ for function, _, _ in activations()}
-    left = {n: c for n, c in public(nn).items() if not hasattr(c, 'fn')}
+    left = {n: c for n, c in public(nn).items() if getattr(getattr(c, 'fn', None), '__name__', '') not in named}
     for name, function in public(functional).items():
         if function.__name__ in named:
             continue

@@ -105,6 +105,7 @@ def test_axes():
     assert F.weight_norm(w, G.reshape(1, 1, 1, 16)).shape == SHAPE  # as brainstate keeps a gain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('op', ['weight_norm', 'weight_standardization', 'spectral_norm'])
 def test_derivatives_of_every_kind(op, x64):
     w, g, left = (weight(0.3, s, 'float64') for s in ((2, 3, 4), (4,), (4,)))
@@ -134,12 +135,10 @@ def test_derivative_of_the_largest_singular_value(x64):
     'w',
     [
         np.diag([1.0, 0.999, 0.99] + [0.5] * 61),
-        np.eye(20),
-        np.ones((7, 1)),
         np.kron(np.diag([1.0, 0.0]), np.ones((9, 9))) + np.diag([0.0] * 9 + [8.9] * 9),
         np.random.default_rng(7).normal(size=(300, 200)) * 1e-17,
     ],
-    ids=['close', 'equal', 'column', 'blocks', 'random'],
+    ids=['close', 'blocks', 'random'],
 )
 def test_leading_vector(w):
     left = leading_vector(jnp.asarray(w, jnp.float32))
@@ -243,8 +242,8 @@ def test_as_in_torch():
 IMAGE = weight(shape=(2, 4, 4, 3))
 LAYERS = {
     'Linear': (lambda: brainstate.nn.Linear(3, 4), IMAGE, {}),
-    'Conv1d': (lambda: brainstate.nn.Conv1d((4, 3), 5, 3, b_init=jnp.ones), IMAGE[0], {}),
-    'Conv2d': (lambda: brainstate.nn.Conv2d((4, 4, 3), 5, 3, groups=1), IMAGE, {}),
+    'Conv1d': (lambda: brainstate.nn.Conv1d((4, 3), 5, 3), IMAGE[0], {}),
+    'Conv2d': (lambda: brainstate.nn.Conv2d((4, 4, 3), 5, 3, b_init=jnp.ones), IMAGE, {}),
     'Conv3d': (lambda: brainstate.nn.Conv3d((2, 4, 4, 3), 2, 1), IMAGE, {}),
     'ConvTranspose2d': (lambda: brainstate.nn.ConvTranspose2d((4, 4, 3), 5, 3), IMAGE, {'axis': -2}),
     'Embedding': (lambda: brainstate.nn.Embedding(5, 3), jnp.arange(4), {'axis': 0}),
@@ -257,6 +256,10 @@ WRAPPERS = {
     'WeightStandardization': nn.WeightStandardization,
     'SpectralNorm': nn.SpectralNorm,
 }
+
+
+#: those that the other wrappers are tried with; the mechanism is one
+MORE = ('Conv1d', 'SignedWLinear')
 
 
 def shapes(module, kind=brainstate.ParamState):
@@ -272,7 +275,7 @@ def fresh(layer, name, x):
 
 @pytest.mark.parametrize(
     ('wrapper', 'name'),
-    [*(('WeightNorm', n) for n in LAYERS), *((w, n) for w in list(WRAPPERS)[1:] for n in ('Conv2d', 'Embedding'))],
+    [*(('WeightNorm', n) for n in LAYERS if n not in MORE), *((w, n) for w in list(WRAPPERS)[1:] for n in MORE)],
 )
 def test_wraps_any_layer(wrapper, name):
     make, x, options = LAYERS[name]

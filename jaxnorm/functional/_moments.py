@@ -15,6 +15,7 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from .._typing import Array, AxisGroups, AxisName
+from ._elementary import format_of
 from ._kernel import compute_dtype
 
 
@@ -162,16 +163,25 @@ def centre(x: Array, shift: Array, where: Array | None) -> Array:
 
 
 def kept(moment: Array) -> Array:
-    """The same, named as what is saved for the backward pass where all else is computed again.
-
-    A shift has to be: computed again it may be rounded otherwise, and then it belongs to another offset.
-    """
+    """The same, named as what is saved for the backward pass where all else is computed again."""
     return checkpoint_name(moment, 'moments')
+
+
+def steady(mean: Array) -> Array:
+    """A constant next to the mean, its last bit cleared, to be subtracted from what it is the mean of.
+
+    It is the same wherever the compiler computes it again, as an offset needs it that belongs to it: the product that
+    a mean is may be left unrounded when it is subtracted at once, but bits have to be there. What derivative the mean
+    has, the offset has.
+    """
+    integer = format_of(mean).integer
+    bits = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(mean), integer) & np.asarray(-2, integer)
+    return jax.lax.bitcast_convert_type(bits, mean.dtype)
 
 
 def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Array | float) -> Moments:
     """The moments of `x`, given wide, over the pool, of which each element is a `share`."""
-    shift = kept(pool.total(x) * share)
+    shift = kept(steady(pool.total(x) * share))
     d = centre(x, shift, where)
     offset = kept(pool.total(d) * share)
     # the offset is far below one standard deviation, so nothing cancels in this difference

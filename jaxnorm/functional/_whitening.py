@@ -222,6 +222,10 @@ def iterative_norm_fit(
         whitening = p * rtrace[:, None]
         if not isinstance(share, float) or not share:
             whitening = jnp.where(jnp.reshape(share, ()) > 0, whitening, jnp.nan)
-        return y, found.reported(share)[0].reshape(-1), whitening
+        return (
+            y,
+            found.reported(share)[0].reshape(-1),
+            whitening,
+        )
 
     return fit(x, scale, bias, mask)
