@@ -252,3 +252,10 @@ def test_split_over_a_named_axis_is_the_whole(x64):
         np.testing.assert_allclose(a, b, 1e-12, 1e-12)
     loss = lambda f: lambda v: (f(v, where)[0] ** 3).sum()  # noqa: E731
     np.testing.assert_allclose(jax.grad(loss(parts))(x), jax.grad(loss(whole))(x), 1e-9, 1e-12)
+
+
+def test_tangents_under_a_mask_at_a_large_mean(x64):
+    x, t = (jnp.asarray(np.random.default_rng(i).normal(m, 1, (4, 64)), jnp.float32) for i, m in ((0, 1e6), (1, 1)))
+    f = lambda v: F.layer_norm(v, where=jnp.arange(64) < 20)  # noqa: E731
+    expected = jax.jvp(f, (x.astype(jnp.float64),), (t.astype(jnp.float64),))[1]
+    assert error(jax.jvp(f, (x,), (t,))[1], np.asarray(expected)) <= 2e-7

@@ -150,9 +150,9 @@ def dynamic_erf(
     Notes
     -----
     Value and slope within 4 ulp in float32, 0.6 ulp in bfloat16 and float16, 8 ulp in float64, of the larger of the
-    two terms where scale and bias, or ``alpha * x`` and `shift`, nearly cancel: their sum is carried in two parts. The
-    backward pass keeps `x` and the parameters. `alpha` is one over a unit, so that a plain number for it would mean
-    something else in another unit: an input with a unit is refused.
+    two terms where scale and bias nearly cancel; ``alpha * x + shift`` is carried in two parts. The backward pass keeps
+    `x` and the parameters. `alpha` is one over a unit, so that a plain number for it would mean something else in
+    another unit: an input with a unit is refused.
 
     References
     ----------

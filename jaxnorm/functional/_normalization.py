@@ -146,7 +146,7 @@ class _Tangent:
         share = _moments.reciprocal(pool.size(x, where))
         d = self.rule.centred(x, shift, where)
         if centred:
-            d = d - pool.total(d) * share
+            d = _moments.centre(d, pool.total(d) * share, where)
         h = d * rstd
         dy = jnp.zeros_like(d)
         dmean = dvar = jnp.zeros_like(rstd)

@@ -118,7 +118,8 @@ def _snake_by_frequency(x: Array, frequency: ArrayLike = 1.0) -> Array:
     angle, rest = _angle(x, frequency)
     sin, cos = _around(angle, rest)
     frequency = jnp.asarray(frequency, x.dtype)
-    return (sin / frequency) * ((2 * jnp.where(jnp.isinf(angle), 0, angle) * cos - sin) / frequency)
+    product = frequency * jnp.where(jnp.isinf(x), 0, x)  # not `angle`: one part of two has a slope of its own
+    return (sin / frequency) * ((2 * jnp.where(jnp.isinf(product), 0, product) * cos - sin) / frequency)
 
 
 @elementwise
