@@ -115,6 +115,7 @@ def test_float32_densely(op):
     check_against_double(op, op.away_from_roots(x), 'float32')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16'])
 @every
 def test_every_number_of_16_bits(op, dtype):

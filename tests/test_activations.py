@@ -56,6 +56,7 @@ def test_slope_in_double_is_that_of_the_definition(case, x64):
     np.testing.assert_allclose(got, slope, 1e-9, 1e-9)
 
 
+@pytest.mark.slow
 @each
 def test_derivatives_of_every_kind_agree(case, x64):
     f = apply(case)

@@ -164,6 +164,7 @@ def test_a_missing_package(tmp_path):
     assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.slow
 def test_98_percent_of_the_held_out_images(tmp_path):
     result = command('--output', tmp_path)
     assert result.returncode == 0, result.stderr

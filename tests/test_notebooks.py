@@ -103,6 +103,7 @@ def test_what_is_stored(path):
             assert not PRIVATE.search(text), (cell.id, PRIVATE.search(text))
 
 
+@pytest.mark.slow
 @notebooks
 def test_it_runs_and_prints_what_is_stored(path):
     stored = code_cells(nbformat.read(path, as_version=4))
