@@ -109,7 +109,7 @@ def np_ulps(got, exact, dtype):
 @pytest.mark.slow
 @every
 def test_float32_densely(op):
-    rng, n = np.random.default_rng(1), 2 * BLOCK
+    rng, n = np.random.default_rng(1), BLOCK
     parts = [rng.uniform(-4, 4, n), rng.uniform(-15, 15, n), rng.uniform(-92, 92, n)]
     x = np.concatenate([*parts, rng.choice([-1, 1], n) * 10 ** rng.uniform(-6, 2, n)]).astype(np.float32)
     check_against_double(op, op.away_from_roots(x), 'float32')
