@@ -14,6 +14,8 @@ import references as ref
 import jaxnorm
 from jaxnorm import nn
 
+pytestmark = pytest.mark.slow  # many compilations
+
 
 def data(*shape, mean=1.0, seed=0):
     return jnp.asarray(np.random.default_rng(seed).normal(mean, 2, shape), jnp.float32)

@@ -23,6 +23,8 @@ from jaxnorm import functional as F
 from jaxnorm import nn
 from jaxnorm.benchmark._accuracy import ulps
 
+pytestmark = pytest.mark.slow  # many compilations
+
 SHAPE = (6, 16, 32)  # batch, positions, channels
 
 

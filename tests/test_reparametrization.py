@@ -17,6 +17,8 @@ from jaxnorm import functional as F
 from jaxnorm import nn
 from jaxnorm.functional._reparametrization import leading_vector
 
+pytestmark = pytest.mark.slow  # many compilations
+
 SHAPE = (3, 3, 8, 16)
 N = 72  # the fan-in
 
