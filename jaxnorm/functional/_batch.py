@@ -61,11 +61,7 @@ class _Batch(NamedTuple):
         """How many elements there are a channel, and their moments."""
         size, values = self.pool.size(x, self.mask), wide(x, self.mask)
         share = _moments.reciprocal(size)
-        found = _moments.compute(values, self.pool, self.mask, share)
-        # A compiler may subtract the product that the shift is without rounding it (FMA), and the offset is then not
-        # that of the shift as a number, which is what counts here. The choice changes nothing but that.
-        shift = jnp.where(found.shift == found.shift, found.shift, jnp.nan)
-        return size, found._replace(shift=shift, offset=_moments.offset_of(values, shift, self.mask, self.pool, share))
+        return size, _moments.compute(values, self.pool, self.mask, share)
 
     def per_channel(self, op: str, argument: str, value: Any) -> Array:
         """A statistic in the rank of `x`, at least float32."""
@@ -198,19 +194,22 @@ def batch_norm_fit(
 
 def _averaged(
     old: Sequence[Array], batch: Sequence[Array], weight: Any, count: Any, unbiased: bool
-) -> tuple[Array, Array, Array]:
-    """(mean, var, sound), or others: running averages moved by the weight, not at all by a batch that is not sound."""
+) -> tuple[list[Array], Array]:
+    """(statistics, sound): running averages moved by the weight, and not at all by a batch that is not sound.
+
+    Mean and variance, or others of which none is to be `unbiased`.
+    """
     sound = jnp.all(jnp.asarray(count) > 1)
     for statistic in batch:
         sound &= jnp.isfinite(statistic).all()
     if unbiased:
         mean, var = batch
         batch = mean, var * (count / jnp.maximum(count - 1, 1))
-    moved = (
+    moved = [
         jnp.where(sound, (1 - weight) * o + weight * b.reshape(o.shape).astype(o.dtype), o)
         for o, b in zip(old, batch, strict=True)
-    )
-    return *moved, sound  # type: ignore[return-value]
+    ]
+    return moved, sound
 
 
 @kernel(unit_in={'running_mean': 1, 'running_var': 2}, unit_out=(0, 1, 2), family=_BATCH)
@@ -284,7 +283,7 @@ def batch_norm_update(
         norm = partial(_norm, _Spec(b.pool, _epsilon(op, epsilon)))
         y, *found = _then(norm, _activation(op, activation))(b.x, b.scale, b.bias, b.mask)
         count = b.pool.size(b.x, b.mask)
-        mean, var, _ = _averaged((mean, var), found, weight, count, _checks.flag(op, 'unbiased', unbiased))
+        (mean, var), _ = _averaged((mean, var), found, weight, count, _checks.flag(op, 'unbiased', unbiased))
     else:
         y = _given(op, b, mean, var, epsilon, activation)
     return y, mean.reshape(shapes[0]), var.reshape(shapes[1])
@@ -503,7 +502,8 @@ def running_average(
     unbiased: bool = False,
 ) -> tuple[Array, Array, Array]:
     """What modules make of the moments of a batch of `count` elements: (running_mean, running_var, sound)."""
-    return _averaged((wide(running_mean), wide(running_var)), (mean, var), weight, count, unbiased)
+    (mean, var), sound = _averaged((wide(running_mean), wide(running_var)), (mean, var), weight, count, unbiased)
+    return mean, var, sound
 
 
 @kernel(unit_in={'mean': 1, 'offset': 1, 'var': 2, 'within': 2}, unit_out=(0, 1, 1, 2))

@@ -272,7 +272,10 @@ def spectral_norm(
     steps = _checks.integer(op, 'n_steps', n_steps, at_least=0)
     epsilon = _epsilon(op, epsilon)
     fixed = jax.lax.stop_gradient(matrix)
-    right = lambda left: _direction(_product(left, fixed), jnp.zeros_like(fixed[0]), epsilon)  # noqa: E731
+
+    def right(left: Array) -> Array:
+        return _direction(_product(left, fixed), jnp.zeros_like(fixed[0]), epsilon)
+
     left = jax.lax.stop_gradient(start).astype(matrix.dtype)
     left = _direction(left, jnp.full(rows, rows**-0.5, left.dtype), 0.0)
     left = jax.lax.fori_loop(0, steps, lambda _, u: _direction(_product(fixed, right(u)), u, epsilon), left)

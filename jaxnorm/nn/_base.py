@@ -68,7 +68,7 @@ class Picklable:
 def described(cls: type, family: str | None) -> None:
     """Give a class the signature that brainstate's metaclass hides, and what its docstring leaves out."""
     _, *parameters = inspect.signature(cls.__init__).parameters.values()
-    cls.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    cast(Any, cls).__signature__ = inspect.Signature(parameters)
     cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), family)
 
 
@@ -116,7 +116,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
             options = [one('param_type', one.KEYWORD_ONLY, default=brainstate.ParamState), *options]
         else:
             options = [one('in_size', one.KEYWORD_ONLY, default=None), *options]
-        cls.__signature__ = inspect.Signature([*parameters, *options])  # type: ignore[attr-defined]
+        cast(Any, cls).__signature__ = inspect.Signature([*parameters, *options])
         cls.__doc__ = _class_doc(cls.__doc__ or '', fn, cls._hyper, bool(learned))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

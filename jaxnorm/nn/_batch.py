@@ -484,6 +484,7 @@ class SplitBatchNorm(_BatchNorm):
         super().__init__(in_size, feature_axis, **options)
         self.aux = [BatchNorm(in_size, feature_axis, **options) for _ in range(self.num_splits - 1)]
 
+    # scale and bias, and what else a batch norm takes, are handed on
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: ArrayLike,

@@ -125,6 +125,7 @@ class AdaLayerNorm(LayerNorm):
             'AdaLayerNorm', condition_size, self._size[-1], count, condition_activation, **options
         )
 
+    # a further input, not a mask, is what comes second
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: ArrayLike, condition: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None
     ) -> Any:
@@ -246,6 +247,7 @@ class AdaIN(InstanceNorm):
             name=name,
         )
 
+    # a further input, not a mask, is what comes second
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: ArrayLike,

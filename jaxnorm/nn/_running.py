@@ -78,6 +78,6 @@ class _Running(_SampleNorm):
         old = [_units.like(s.value, b) for s, b in zip(states, batch.values(), strict=True)]
         units = [_units.unit_of(o) for o in old]
         seen = [_units.in_unit(type(self).__name__, 'x', b, u) for b, u in zip(batch.values(), units, strict=True)]
-        *new, _ = _averaged([_units.number(o) for o in old], seen, 1 - self.momentum, jnp.inf, False)
+        new, _ = _averaged([_units.number(o) for o in old], seen, 1 - self.momentum, jnp.inf, False)
         for state, value, unit in zip(states, new, units, strict=True):
             state.value = _units.attach(value, unit, 1)

@@ -226,14 +226,19 @@ def recalibrate(
             raise TypeError(f'{op}: apply must say what to do with a batch, got a {type(model).__name__} that cannot '
                             'be called; pass a function.')  # fmt: skip
         whole = jit(lambda x: model(x))
-        apply = lambda batch: whole(batch[0] if isinstance(batch, tuple | list) else batch)  # noqa: E731
+
+        def of_inputs(batch: Any) -> Any:
+            return whole(batch[0] if isinstance(batch, tuple | list) else batch)
+
+        apply = of_inputs
     states = list({id(s): s for s in _states(model)}.values())
     before = [state.value for state in states]
     number = 0
     try:
         with _pooled(op, layers) as results, brainstate.environ.context(fit=False):
-            for number, batch in enumerate(batches, 1):  # noqa: B007
+            for batch in batches:
                 apply(batch)
+                number += 1
     finally:
         for state, value in zip(states, before, strict=True):
             state.value = value
@@ -410,17 +415,18 @@ def fold(layer: T, batch_norm: Any) -> T:
         raise ValueError(
             f'{op}: batch_norm must have no activation, got one; apply it to the output of the folded layer.'
         )
-    rank = len(layer.out_size) + 1  # type: ignore[attr-defined]
+    linear = cast(Any, layer)  # brainstate hides the attributes from checkers
+    rank = len(linear.out_size) + 1
     first = getattr(layer, 'channel_first', False)
     axes = tuple(a % rank for a in batch_norm._channel_axes)
-    channels = layer.out_size[0 if first else -1]  # type: ignore[attr-defined]
+    channels = linear.out_size[0 if first else -1]
     statistics = batch_norm.running_mean.value, batch_norm.running_var.value
     if axes != (1 if first else rank - 1,) or np.size(statistics[0]) != channels:
         raise ValueError(
             f'{op}: batch_norm must have the {channels} channels of the layer on its axis {1 if first else rank - 1}, '
             f'got {np.size(statistics[0])} on {axes}; fold a layer with the norm that follows it.'
         )
-    params = dict(layer.weight.value)  # type: ignore[attr-defined]
+    params = dict(linear.weight.value)
     if any(isinstance(v, brainunit.Quantity) for v in (*statistics, *params.values())):
         raise ValueError(
             f'{op}: batch_norm and layer must have values without a unit, got running means {statistics[0]}; divide '
@@ -437,7 +443,7 @@ def fold(layer: T, batch_norm: Any) -> T:
     shape = (channels,) if rank == 2 or isinstance(layer, brainstate.nn.Linear) else (1,) * (rank - 2) + (channels,)
     shape = (1, channels) + (1,) * (rank - 2) if first else shape
     folded = copy.deepcopy(layer)
-    folded.weight = type(layer.weight)(  # type: ignore[attr-defined]
+    cast(Any, folded).weight = type(linear.weight)(
         {'weight': (weight * rate).astype(weight.dtype), 'bias': shift.reshape(shape).astype(weight.dtype)}
     )
     return folded
