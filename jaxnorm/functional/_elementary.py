@@ -16,9 +16,11 @@ those of float32 were then moved to the neighbouring floats that keep the error 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -106,11 +108,19 @@ def magnitude(x: Array) -> Array:
     return jnp.where(x < 0, -x, x)
 
 
-def polynomial(x: Array, coefficients: tuple[float, ...]) -> Array:
-    """The sum of `coefficients[i] * x**i`."""
-    total = jnp.full_like(x, coefficients[-1])
-    for c in coefficients[-2::-1]:
-        total = total * x + c
+def polynomial(x: Array, coefficients: Sequence[Any], last: int = 1) -> Array:
+    """The sum of `coefficients[i] * x**i`, in pairs (Estrin's scheme): half as long a chain as Horner's.
+
+    The first coefficients, as many as `last` says, are most of the sum, and added last, one after the other.
+    """
+    terms, power = list(coefficients[last:]), x
+    while len(terms) > 1:
+        pairs = [a + b * power for a, b in zip(terms[::2], terms[1::2], strict=False)]
+        terms = pairs + terms[2 * len(pairs) :]
+        power = power * power
+    total = terms[0]
+    for c in coefficients[last - 1 :: -1]:
+        total = c + x * total
     return total
 
 
@@ -157,12 +167,12 @@ def with_sign(y: Array, x: Array) -> Array:
     return lax.bitcast_convert_type(lax.bitcast_convert_type(y, integer) | sign, y.dtype)
 
 
-def lowest(x: Array, shift: int = 0) -> float:
+def lowest(x: Array, shift: Any = 0) -> Any:
     """The argument from which down `exp(x, shift=shift)` is zero."""
     return -(format_of(x).bias + shift) * math.log(2)
 
 
-def two_to(k: Array, shift: int = 0) -> Array:
+def two_to(k: Array, shift: int | Array = 0) -> Array:
     """2**(k + shift) for an integral `k`; 0 where that is the exponent below the least normal number."""
     form = format_of(k)
     # adding 1.5 * 2**digits leaves the biased exponent in the last bits of the significand
@@ -170,26 +180,27 @@ def two_to(k: Array, shift: int = 0) -> Array:
     return lax.bitcast_convert_type(lax.shift_left(bits, np.asarray(form.digits, form.integer)), k.dtype)
 
 
+def nearest_power(x: Array, shift: int | Array = 0) -> tuple[Array, Array]:
+    """(k, 2**(k + shift)) for k, the integer next to `x`."""
+    # not by adding and subtracting a large number, which XLA takes for nothing
+    k = lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN)
+    return k, two_to(k, shift)
+
+
 def expm1_near_zero(r: Array) -> Array:
     """exp(r) - 1 for |r| <= 0.348."""
     return r + r * r * polynomial(r, format_of(r).expm1)
 
 
-def _reduced(x: Array, rest: Array | None, low: float) -> tuple[Array, Array]:
-    """(k, p) with exp(x + rest) = 2**k * (1 + p) and |p| < 0.42, for x + rest no less than `low`."""
-    form = format_of(x)
+def exp_parts(x: Array, rest: Array | None = None, shift: int | Array = 0) -> tuple[Array, Array]:
+    """(scale, p) with exp(x + rest) * 2**shift = scale * (1 + p) and |p| < 0.42, for x + rest <= 0."""
+    form, low = format_of(x), lowest(x, shift)
     if rest is not None:
         rest = jnp.where(x > low, rest, 0)
     x = jnp.maximum(x, low)
-    k = lax.round((x if rest is None else x + rest) * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
+    k, scale = nearest_power((x if rest is None else x + rest) * (1 / math.log(2)), shift)
     r = (x - k * form.ln2[0]) - k * form.ln2[1]
-    return k, expm1_near_zero(r if rest is None else r + rest)
-
-
-def exp_parts(x: Array, rest: Array | None = None, shift: int = 0) -> tuple[Array, Array]:
-    """(scale, p) with exp(x + rest) * 2**shift = scale * (1 + p) and |p| < 0.42, for x + rest <= 0."""
-    k, p = _reduced(x, rest, lowest(x, shift))
-    return two_to(k, shift), p
+    return scale, expm1_near_zero(r if rest is None else r + rest)
 
 
 def exp(x: Array, rest: Array | None = None, shift: int = 0) -> Array:
@@ -202,9 +213,8 @@ def exp_of_any_sign(x: Array, rest: Array | None = None) -> Array:
     """exp(x + rest), infinite where that is above the greatest number."""
     high = (format_of(x).bias + 1) * math.log(2)
     rest = None if rest is None else jnp.where(x < high, rest, 0)
-    k, p = _reduced(jnp.minimum(x, high), rest, lowest(x))
-    above = jnp.where(k > 0, 1, jnp.zeros_like(k))  # the greatest power, 2**128 in float32, is no number itself
-    scale = two_to(k - above)
+    above = jnp.where(x > 0, 1, jnp.zeros_like(x))  # the greatest power, 2**128 in float32, is no number itself
+    scale, p = exp_parts(jnp.minimum(x, high), rest, -above)
     return jnp.where(x > high, jnp.inf, scale * (1 + p) * (1 + above))
 
 
@@ -225,8 +235,41 @@ def minus_magnitude(x: Array, rest: Array | None = None) -> tuple[Array, Array |
     return -magnitude(x), None if rest is None else jnp.where(x < 0, rest, -rest)
 
 
+def rise(x: Array) -> Array:
+    """exp(x), infinite from 2**(bias + 0.5) up: where only its reciprocal matters."""
+    form = format_of(x)
+    x = jnp.clip(x, lowest(x), (form.bias + 1) * math.log(2))
+    k, scale = nearest_power(x * (1 / math.log(2)))
+    return scale * (1 + expm1_near_zero((x - k * form.ln2[0]) - k * form.ln2[1]))
+
+
+@jax.custom_jvp
+def _logistic(x: Array) -> Array:
+    return 1 / (1 + rise(-x))
+
+
+@jax.custom_jvp
+def logistic_slope(x: Array) -> Array:
+    """The derivative y (1 - y) of the logistic function y.
+
+    1 - y, which has no digits left where y is near 1, is y exp(-x). What y is off, it is off twice.
+    """
+    u = rise(-x)
+    y = 1 / (1 + u)
+    u = jnp.minimum(u, float(jnp.finfo(x.dtype).max))  # 0 * inf is none
+    slope, off = y * (u * y), (1 - y) - u * y
+    return slope + 2 * off * slope
+
+
+# In the tails the squares that differentiation would find there are no numbers.
+_logistic.defjvps(lambda dx, y, x: dx * logistic_slope(x))
+logistic_slope.defjvps(lambda dx, y, x: dx * (y * (1 - 2 * _logistic(x))))
+
+
 def logistic(x: Array, rest: Array | None = None) -> Array:
     """1 / (1 + exp(-x - rest)), the second part being small beside the first."""
+    if rest is None:
+        return _logistic(x)
     u = exp(*minus_magnitude(x, rest))
     return jnp.where(x < 0, u, jnp.ones_like(u)) / (1 + u)
 

@@ -420,9 +420,8 @@ def _tanh_exp_parts(y: Array) -> tuple[Array, Array]:
     rest = ((linear - bracket) + bulk) + rest
     whole = front * bracket
     rest = (y - front) * bracket + y * rest
-    k = lax.round(whole + rest, lax.RoundingMethod.TO_NEAREST_EVEN)
-    r = (k - whole) - rest
-    scale = elementary.two_to(-k, elementary.format_of(y).spare)
+    k, scale = elementary.nearest_power(-whole - rest, elementary.format_of(y).spare)
+    r = (-k - whole) - rest
     return scale, r + r * elementary.polynomial(r, _EXP2_64 if double else _EXP2)
 
 

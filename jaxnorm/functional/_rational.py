@@ -1,5 +1,6 @@
 """Activations that approach their limits like a power of 1 / |x|, made of nothing but arithmetic and a square root."""
 
+import jax
 import jax.numpy as jnp
 
 from .. import _checks
@@ -8,21 +9,11 @@ from . import _elementary as elementary
 from ._kernel import elementwise
 
 
-def _far(x: Array) -> float:
-    """Half of an input from which on b adds nothing to x**2, which need not be a number."""
-    return 2.0 ** (jnp.finfo(x.dtype).maxexp // 2 - 2)
-
-
-def _halves(x: Array, b: ArrayLike) -> tuple[Array, Array, Array]:
-    """|x| / 2, b / 4 and (x**2 + b) / 4, the last as it is at _far where it is no number."""
-    h, quarter = 0.5 * elementary.magnitude(x), 0.25 * jnp.asarray(b, x.dtype)
-    near = jnp.minimum(h, _far(x))
-    return h, quarter, near * near + quarter
-
-
-def _root(h: Array, square: Array) -> Array:
-    """sqrt(x**2 + b) / 2."""
-    return jnp.where(h > _far(h), h, jnp.sqrt(square))
+def _root(x: Array, b: Array) -> tuple[Array, Array, Array, Array]:
+    """(|x|, where b adds nothing to its square, which need be no number there; x**2 + b; the root of that)."""
+    y = elementary.magnitude(x)
+    far, square = y > 2.0 ** (jnp.finfo(x.dtype).maxexp // 2 - 2), x * x + b
+    return y, far, square, jnp.where(far, y, jnp.sqrt(square))
 
 
 @elementwise
@@ -63,26 +54,41 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> Array:
     [0.0, 1.0, 2.0, 1e+20]
     """
     _checks.hyperparameter('squareplus', 'b', b, above=0)
-    h, quarter, square = _halves(x, b)
-    return jnp.maximum(x, 0) + quarter / (h + _root(h, square))
+    b = jnp.asarray(b, x.dtype)
+    y, far, _, root = _root(x, b)
+    return jnp.maximum(x, 0) + 0.25 * b / jnp.where(far, y, 0.5 * (y + root))
 
 
-# The slope at -|x| is b / (2 (x**2 + b + |x| sqrt(x**2 + b))), far out b / (4 x**2), where the square is taken of a
-# fraction of x; slopes at x and -x add up to 1.
 @squareplus.derivative
 def _squareplus_slope(x: Array, b: ArrayLike = 4.0) -> Array:
-    h, quarter, square = _halves(x, b)
-    far = h > _far(x)
-    small = jnp.where(far, 1 / (8 * _far(x)), jnp.ones_like(x))
-    part = jnp.minimum(h, 0.5 * float(jnp.finfo(x.dtype).max)) * small
-    left = small * (small * quarter / (2 * jnp.where(far, 2 * part * part, square + part * jnp.sqrt(square))))
+    return _rise(x, jnp.asarray(b, x.dtype))
+
+
+# At -|x| it is b / (2 (x**2 + b + |x| sqrt(x**2 + b))), far out (sqrt(b) / (2 x))**2; those at x and -x add up to 1.
+# Its own derivatives are (b dx - x db / 2) / (2 sqrt(x**2 + b)**3).
+@jax.custom_jvp
+def _rise(x: Array, b: Array) -> Array:
+    y, far, square, root = _root(x, b)
+    ratio = jnp.where(far, 0.5 * jnp.sqrt(b), 0.5 * b) * (1 / jnp.where(far, y, square + y * root))
+    left = jnp.where(far, ratio * ratio, ratio)
     return jnp.where(x < 0, left, 1 - left)
+
+
+def _bend(x: Array, b: Array, factor: Array) -> Array:
+    """factor / (2 sqrt(x**2 + b)**3)."""
+    root = _root(x, b)[-1]
+    return 0.5 * factor / root / root / root
+
+
+_rise.defjvps(
+    lambda dx, _, x, b: dx * _bend(x, b, b),
+    lambda db, _, x, b: db * _bend(x, b, -0.5 * x),
+)
 
 
 @squareplus.derivative(by='b')
 def _squareplus_by_b(x: Array, b: ArrayLike = 4.0) -> Array:
-    h, _, square = _halves(x, b)
-    return 0.125 / _root(h, square)
+    return 0.25 / _root(x, jnp.asarray(b, x.dtype))[-1]
 
 
 @elementwise
@@ -112,8 +118,7 @@ def soft_sign(x: ArrayLike) -> Array:
     [-1.0, 0.0, 0.5, 1.0]
     """
     one = 1 / float(jnp.finfo(x.dtype).eps) ** 2  # from here on the result is 1, and inf / inf is none
-    x = jnp.clip(x, -one, one)
-    return x / (1 + jnp.abs(x))
+    return jnp.clip(x, -one, one) / (1 + jnp.minimum(jnp.abs(x), one))
 
 
 @soft_sign.derivative

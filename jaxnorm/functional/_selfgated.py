@@ -345,9 +345,11 @@ def _serf_slope(x: Array) -> Array:
     u = exponential * 2.0**-shift
     ahead, rest = _from_root(y, _two_parts(x.dtype, _SERF_ROOT, _SERF_ROOT64))
     rise = _rise(u, _SERF_ROOT_EXP, ahead + rest)
-    h = elementary.polynomial(u - 0.5, _SERF_AHEAD64 if double else _SERF_AHEAD)
-    left = ahead * h + (rest * h + rise * elementary.polynomial(u - 0.5, _SERF_RISE64 if double else _SERF_RISE))
-    flat = elementary.polynomial(t, _SERF_FLAT64 if double else _SERF_FLAT)
+    h = elementary.polynomial(u - 0.5, _SERF_AHEAD64 if double else _SERF_AHEAD, last=3)
+    left = ahead * h + (
+        rest * h + rise * elementary.polynomial(u - 0.5, _SERF_RISE64 if double else _SERF_RISE, last=3)
+    )
+    flat = elementary.polynomial(t, _SERF_FLAT64 if double else _SERF_FLAT, last=3)
     return jnp.where(x < 0, exponential * left * 2.0**-shift, 1 - u * flat)
 
 

@@ -37,11 +37,9 @@ def sigmoid(x: ArrayLike) -> Array:
     return elementary.logistic(x)
 
 
-# Not y * (1 - y): 1 - y has no digits left where y is near 1.
 @sigmoid.derivative
 def _sigmoid_slope(x: Array) -> Array:
-    u = elementary.exp(-elementary.magnitude(x))
-    return u / elementary.square_of_one_plus(u)
+    return elementary.logistic_slope(x)
 
 
 @elementwise

@@ -123,22 +123,18 @@ def _wide(x: Array) -> Array:
     return x.astype(compute_dtype(x.dtype))
 
 
-def _sums(
-    row: _Row, x: Array, where: Array | None, temperature: Array | None
-) -> tuple[Array, Array, Array, Array, Array]:
-    """(m, top, others, unit, s): the greatest of each row, where it is, the exponentials elsewhere, and their sum.
+def _sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> tuple[Array, Array, Array, Array]:
+    """(m, e, unit, s): the greatest of each row, exponentials of (x - m) / temperature in units, and their sum less 1.
 
-    Exponentials are those of (x - m) / temperature, in units; but one of the greatest is left out of s, and no unit of
-    it: where that one dominates, the logarithm of 1 + s is as small as s.
+    The greatest, one unit, is left out of s: where it dominates, the logarithm of 1 + s is as small as s. Where the sum
+    is above one and a half there is no need to, and so equals, which make two and more, need not be counted.
     """
-    x = _visible(x, where)
+    x = _wide(_visible(x, where))
     m = row.greatest(x)
-    top = x == m
-    m = _wide(m)
-    e, unit = _exponentials(row, _wide(x), m, temperature)
-    (others,) = _computed_once(jnp.where(top, 0, e))
-    count = row.sum((top if where is None else top & where).astype(jnp.int32))
-    return m, top, others, unit, row.sum(others) / unit + (count - 1).astype(e.dtype)
+    e, unit = _exponentials(row, x, m, temperature)
+    (e,) = _computed_once(e if where is None else jnp.where(where, e, 0))
+    total = row.sum(e) / unit
+    return m, e, unit, jnp.where(total < 1.5, row.sum(jnp.where(x == m, 0, e)) / unit, total - 1)
 
 
 def _log_of_sum(s: Array) -> Array:
@@ -148,9 +144,8 @@ def _log_of_sum(s: Array) -> Array:
 
 def _shares_of_sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
     """What `_shares` returns, of what a logarithm was made of, lest it be computed again."""
-    _, top, others, unit, s = _sums(row, x, where, temperature)
-    y = jnp.where(top, 1, others / unit) / (1 + s)
-    return y if where is None else jnp.where(where, y, 0)
+    _, e, unit, s = _sums(row, x, where, temperature)
+    return e / (unit * (1 + s))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -160,9 +155,9 @@ def _softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    m, top, _, _, s = _sums(row, x, where, temperature)
+    m, _, _, s = _sums(row, x, where, temperature)
     wide = _wide(x)
-    d = jnp.where(top, 0, wide - m)  # both are negative, d and what is subtracted: no digit is lost
+    d = jnp.where(wide == m, 0, wide - m)  # both are negative, d and what is subtracted: no digit is lost
     y = d / (row.temperature if temperature is None else temperature.astype(d.dtype)) - _log_of_sum(s)
     y = jnp.where(wide == wide, y, wide) if where is None else jnp.where(where, y, -jnp.inf)  # as in `_shares`
     return y.astype(x.dtype)
@@ -170,7 +165,7 @@ def _log_softmax(row: _Row, x: Array, where: Array | None, temperature: Array | 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _log_sum_exp(row: _Row, x: Array, where: Array | None, temperature: None) -> Array:
-    m, _, _, _, s = _sums(row, x, where, temperature)
+    m, _, _, s = _sums(row, x, where, temperature)
     return (m + _log_of_sum(s)).astype(x.dtype)
 
 
