@@ -193,13 +193,13 @@ OTHER_CLASSES |= {'BatchNorm', 'BatchRenorm', 'GhostBatchNorm', 'SplitBatchNorm'
 #: what has its tests in test_reparametrization.py and test_conditional.py
 OTHERS |= {'weight_norm', 'weight_standardization', 'spectral_norm'}
 OTHER_CLASSES |= {'WeightNorm', 'WeightStandardization', 'SpectralNorm'}
-OTHER_CLASSES |= {'AdaLayerNorm', 'FiLM', 'AdaIN', 'SPADE', 'QKNorm'}
+OTHER_CLASSES |= {'AdaLayerNorm', 'AdaRMSNorm', 'FiLM', 'AdaIN', 'SPADE', 'QKNorm'}
 #: what has its tests in test_other_norms.py
 OTHERS |= {'local_response_norm', 'unit_norm', 'scale_norm', 'global_response_norm', 'filter_response_norm'}
 OTHERS |= {'evonorm_b0', 'evonorm_b0_fit', 'evonorm_s0', 'dynamic_tanh', 'dynamic_erf'}
 OTHERS |= {'iterative_norm', 'iterative_norm_fit'}
 OTHER_CLASSES |= {'LocalResponseNorm', 'UnitNorm', 'ScaleNorm', 'GlobalResponseNorm', 'FilterResponseNorm'}
-OTHER_CLASSES |= {'EvoNormB0', 'EvoNormS0', 'DynamicTanh', 'DynamicErf', 'IterNorm'}
+OTHER_CLASSES |= {'EvoNormB0', 'EvoNormS0', 'DynamicTanh', 'DynamicErf', 'Derf', 'IterNorm'}
 ALIASES = {'hard_swish': 'hard_silu'}
 
 

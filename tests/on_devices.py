@@ -109,6 +109,35 @@ def ghosts():
         same(f'ghost_batch_norm_fit of {size} over devices', jax.jit(many)(X), one[0])
 
 
+def splits():
+    """A split is of the whole batch, whether a device holds part of one or several."""
+
+    def run(number, v, mask, axis_name=None):
+        layer = nn.SplitBatchNorm(8, num_splits=number, momentum=0.5, axis_name=axis_name)
+        y = layer(v, mask, fit=True)
+        return y, [s.value for norm in (layer, *layer.aux) for s in (norm.running_mean, norm.running_var)]
+
+    for number, mask in ((2, MASK), (16, MASK | True)):
+        many = jax.shard_map(
+            lambda v, w, n=number: run(n, v, w, 'devices'),
+            mesh=mesh(), in_specs=(P('devices'),) * 2, out_specs=(P('devices'), P()),
+        )  # fmt: skip
+        same(f'SplitBatchNorm of {number} over devices', jax.jit(many)(X, mask), run(number, X, mask))
+
+
+def replicated():
+    """What is the same on all devices has the gradient of all."""
+    whole = lambda s: jnp.sin(F.layer_norm(X, s)).sum()  # noqa: E731
+    split = jax.shard_map(F.layer_norm, mesh=mesh(), in_specs=(P('devices'), P()), out_specs=P('devices'))
+    got = jax.jit(jax.grad(lambda s: jnp.sin(split(X, s)).sum()))(SCALE)
+    same('the gradient of a scale that all devices have', got, jax.jit(jax.grad(whole))(SCALE))
+    fit = lambda f, **k: lambda v: f(v, num_groups=2, **k)[0]  # noqa: E731
+    many = jax.shard_map(
+        fit(F.iterative_norm_fit, axis_name='devices'), mesh=mesh(), in_specs=P('devices'), out_specs=P('devices')
+    )
+    same('the gradient of iterative_norm_fit', gradient(many)(X), gradient(fit(F.iterative_norm_fit))(X))
+
+
 def groups():
     """Four devices each have statistics of their own."""
     halves = [[0, 1, 2, 3], [4, 5, 6, 7]]
@@ -129,6 +158,8 @@ def eight():
     plain_jit()
     named_axis()
     ghosts()
+    splits()
+    replicated()
     groups()
     unknown_name()
 

@@ -59,6 +59,23 @@ def test_ada_layer_norm():
     close(active(TOKENS, CONDITION), ref.ada_layer_norm(*wide(TOKENS), scale, shift))
 
 
+def test_ada_rms_norm():
+    rms = lambda x, scale, shift: ref.rms_norm(x) * (1 + scale) + shift  # noqa: E731
+    plain = nn.AdaRMSNorm(8, 3, w_init=normal, b_init=normal)
+    (scale,) = (p[:, None] for p in projected(plain, CONDITION, 1))
+    close(plain(TOKENS, CONDITION), rms(*wide(TOKENS), scale, 0))
+    layer = nn.AdaRMSNorm((5, 8), 3, shift=True, gate=True, w_init=normal, b_init=normal)
+    scale, shift, wanted = (p[:, None] for p in projected(layer, CONDITION, 3))
+    y, gate = layer(TOKENS, CONDITION)
+    close(y, rms(*wide(TOKENS), scale, shift))
+    close(gate, wanted)
+    close(nn.AdaRMSNorm(8, 3)(TOKENS, CONDITION), ref.rms_norm(*wide(TOKENS)))
+    where = jnp.arange(5)[:, None] < 3
+    y, _ = layer(jnp.where(where, TOKENS, jnp.nan), CONDITION, where)
+    close(y[:, :3], rms(*wide(TOKENS), scale, shift)[:, :3])
+    assert (y[:, 3:] == 0).all()
+
+
 def test_zero_at_first():
     y, gate = nn.AdaLayerNorm(8, 3, gate=True)(TOKENS, CONDITION)
     close(y, ref.layer_norm(*wide(TOKENS)))
@@ -213,6 +230,7 @@ def test_masked_style_is_a_sliced_one():
 
 LAYERS = {
     'AdaLayerNorm': (lambda: nn.AdaLayerNorm(8, 3, gate=True, w_init=normal, b_init=normal), (TOKENS, CONDITION)),
+    'AdaRMSNorm': (lambda: nn.AdaRMSNorm(8, 3, shift=True, w_init=normal, b_init=normal), (TOKENS, CONDITION)),
     'FiLM': (lambda: nn.FiLM(6, 3, w_init=normal, condition_activation='gelu'), (IMAGE, CONDITION)),
     'AdaIN': (lambda: nn.AdaIN(6), (IMAGE, STYLE)),
     # weights that are the same each time: a difference across the kink of a ReLU would be no derivative
@@ -271,6 +289,7 @@ ERRORS = [
     (lambda: nn.AdaLayerNorm(8, 3)(IMAGE, CONDITION), 'AdaLayerNorm: x must have 8 channels on axis -1'),
     (lambda: nn.AdaLayerNorm(8, 3)(TOKENS, CONDITION * u.mV), 'AdaLayerNorm: condition must be dimensionless'),
     (lambda: nn.AdaLayerNorm(8, 0), 'AdaLayerNorm: condition_size must be at least 1, got 0'),
+    (lambda: nn.AdaRMSNorm(8, 3, shift=1), 'AdaRMSNorm: shift must be True or False'),
     (lambda: nn.AdaLayerNorm(8, 3, gate=1), 'AdaLayerNorm: gate must be True or False'),
     (lambda: nn.FiLM(8, 3)(IMAGE, CONDITION), 'FiLM: x must have 8 channels on axis -1'),
     (lambda: nn.FiLM(6, 3)(IMAGE, data(2, 4, 4, 1, 3)), 'FiLM: condition must have the first axes of x'),

@@ -1,6 +1,7 @@
 """What is done with the running statistics of a model: accumulate, recalibrate, freeze, fold, convert."""
 
 import builtins
+import copy
 
 import brainstate
 import brainunit as u
@@ -356,7 +357,10 @@ def test_convert_a_whole_tree():
 X = batch()
 NORM = nn.BatchNorm0d(10)
 ERRORS = [
-    (lambda: nn.freeze(Linear(2, 3)), 'freeze: model must hold a batch norm of jaxnorm.nn, got Linear'),
+    (
+        lambda: nn.freeze(Linear(2, 3)),
+        'freeze: model must hold a layer with running statistics of jaxnorm.nn, got Linear',
+    ),
     (lambda: nn.recalibrate(nn.BatchNorm0d(3, track_running_stats=False), [X]), 'recalibrate: model must hold running'),
     (lambda: nn.recalibrate(nn.BatchNorm0d(10, frozen=True), [X]), 'recalibrate: model must hold .* not frozen'),
     (lambda: nn.recalibrate([NORM], [X]), 'recalibrate: apply must say what to do'),
@@ -372,6 +376,11 @@ ERRORS = [
     (lambda: nn.fold(Linear(4, 10), nn.BatchNorm0d(10, activation='relu')), 'fold: batch_norm must have no activation'),
     (lambda: nn.convert(NORM, nn.LayerNorm), 'convert: to must be GroupNorm, InstanceNorm'),
     (lambda: nn.convert(NORM, nn.InstanceNorm), 'convert: to must not be InstanceNorm for a BatchNorm0d'),
+    (
+        lambda: nn.recalibrate(nn.SpectralNorm(Linear(2, 3)), [X]),
+        'recalibrate: model must hold .* data, got none in Spe',
+    ),
+    (lambda: nn.convert(nn.EvoNormB0(3), nn.GroupNorm), 'convert: model must hold a batch norm of jaxnorm.nn, got Evo'),
     (lambda: nn.convert(NORM, 'frozen', epsilon=1.0), "convert: options must be left out for 'frozen'"),
 ]
 
@@ -392,3 +401,76 @@ def test_contexts_do_not_nest():
             nn.recalibrate(layer, [X])
         layer(X, fit=True)
     assert layer.running_mean.value.any()
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# Layers with running statistics that are no batch norms.
+# ---------------------------------------------------------------------------------------------------------------
+
+OTHERS = {
+    'EvoNormB0': lambda **k: nn.EvoNormB0(10, momentum=0.5, **k),
+    'IterNorm': lambda **k: nn.IterNorm(10, num_groups=2, momentum=0.5, **k),
+    'SpectralNorm': lambda **k: nn.SpectralNorm(brainstate.nn.Linear(10, 4), init_steps=1, **k),
+}
+others = pytest.mark.parametrize('name', list(OTHERS))
+
+
+def moved(layer):
+    return [state.value for state in layer._running]
+
+
+@others
+def test_freeze_sees_every_layer_with_running_statistics(name):
+    model = brainstate.nn.Sequential(OTHERS[name](), nn.BatchNorm0d(4 if name == 'SpectralNorm' else 10))
+    before = moved(model[0])
+    nn.freeze(model)
+    with brainstate.environ.context(fit=True):
+        jaxnorm.jit(model)(X)
+    for got, wanted in zip(moved(model[0]), before, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    assert model[0].frozen and not nn.unfreeze(model)[0].frozen
+    assert nn.convert(model[0], 'frozen').frozen
+
+
+@others
+def test_micro_batches_of_others_are_one_batch(name):
+    one = OTHERS[name]()
+    many = copy.deepcopy(one)
+    apply = jaxnorm.jit(lambda v: many(v, fit=True))
+    one(X + 1e3, fit=True)
+    with nn.accumulate_statistics([many]):
+        for part in (X[:4], X[4:16], X[16:]):
+            apply(part + 1e3)
+    for got, wanted in zip(moved(many), moved(one), strict=True):
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
+    with nn.accumulate_statistics(many):
+        pass
+    for got, wanted in zip(moved(many), moved(one), strict=True):
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize('name', ['EvoNormB0', 'IterNorm'])
+def test_recalibrate_of_others(name):
+    layer, settled = OTHERS[name](), OTHERS[name]()
+    settled.momentum = 0.0
+    settled(X * u.mV, fit=True)
+    nn.recalibrate(layer, [part * u.mV for part in (X[:8], X[8:])], apply=layer)
+    for got, wanted in zip(moved(layer), moved(settled), strict=True):
+        assert u.get_unit(got).dim == u.get_unit(wanted).dim
+        np.testing.assert_allclose(u.get_magnitude(got), u.get_magnitude(wanted), 1e-5, 1e-6)
+
+
+@pytest.mark.parametrize(
+    'make', [lambda: nn.BatchNorm(10), *list(OTHERS.values())[:2]], ids=['BatchNorm', *list(OTHERS)[:2]]
+)
+def test_one_value_a_channel_under_a_mask(make):
+    layer, mask = make(), jnp.arange(32)[:, None] == 3
+    before = moved(layer)
+    with pytest.raises(ValueError, match='x must hold more than one value a channel'):
+        layer(X, mask, fit=True)
+    y = jaxnorm.jit(lambda v, m: layer(v, m, fit=True))(X, mask)  # which is known when it is too late to raise
+    assert jnp.isfinite(y).all() and (y[jnp.arange(32) != 3] == 0).all()
+    if not isinstance(layer, nn.EvoNormB0):  # that one is not centred
+        assert (y == 0).all()
+    for got, wanted in zip(moved(layer), before, strict=True):
+        np.testing.assert_array_equal(got, wanted)

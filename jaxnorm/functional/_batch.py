@@ -475,6 +475,19 @@ def count(op: str, x: ArrayLike, *, axis: Axes, where: Any, axis_name: Any, axis
     return size.squeeze(b.pool.axes) if isinstance(size, jax.Array) else float(size)
 
 
+def place(op: str, n: int, axis_name: Any, axis_index_groups: Any) -> tuple[int, Array | int]:
+    """How many samples all devices hold of which each has `n`, and the number of the first one here."""
+    name = _checks.axis_name(op, axis_name)
+    groups = _checks.axis_index_groups(op, axis_index_groups, name)
+    if name is None:
+        return n, 0
+    here = jax.lax.axis_index(name)
+    if groups is None:
+        return n * int(jax.lax.psum(1, name)), here * n
+    places = {device: i for group in groups for i, device in enumerate(group)}
+    return n * len(groups[0]), jnp.asarray([places[i] for i in sorted(places)])[here] * n
+
+
 def average_weight(momentum: Any, step: Array | None, debias: bool) -> Any:
     """The share of a batch in a running average that it enters as the `step`-th, counted from 1.
 

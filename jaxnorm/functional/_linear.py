@@ -53,13 +53,25 @@ def linear(
     """
     mask = tuple(t is not None for t in operands)
     return linear_p.bind(
-        *residuals,
-        *(t for t in operands if t is not None),
+        *_alike([*residuals, *(t for t in operands if t is not None)]),
         forward=forward,
         transpose=transpose,
         given=mask,
         wanted=(True,) * results,
     )
+
+
+def _alike(arrays: list[Array]) -> list[Array]:
+    """Arrays as the parts of one on each device where some are and others are the same on all, in a `shard_map`.
+
+    What is the same has a cotangent that is summed over devices, and that is left to JAX.
+    """
+    varying = [frozenset(getattr(getattr(jax.typeof(a), 'manual_axis_type', None), 'varying', ())) for a in arrays]
+    every = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(a, tuple(sorted(every - own, key=str)), to='varying') if every - own else a
+        for a, own in zip(arrays, varying, strict=True)
+    ]
 
 
 def _split(args: Sequence[Any], given: tuple[bool, ...]) -> tuple[list[Any], list[Any]]:

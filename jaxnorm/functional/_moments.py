@@ -15,8 +15,10 @@ import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from .._typing import Array, AxisGroups, AxisName
+from . import _products
 from ._elementary import format_of
 from ._kernel import compute_dtype
+from ._products import single, times
 
 
 def over_names(x: Array, axis_name: AxisName, groups: AxisGroups | None, largest: bool = False) -> Array:
@@ -40,7 +42,9 @@ class Pool(NamedTuple):
 
     def total(self, x: Array) -> Array:
         """Sum over the pool; the axes stay, with size one."""
-        total = _sum(x, self.axes)
+        return self._over_names(_sum(x, self.axes))
+
+    def _over_names(self, total: Array) -> Array:
         return total if self.axis_name is None else over_names(total, self.axis_name, self.groups)
 
     def size(self, x: Array, where: Array | None) -> Array | float:
@@ -58,6 +62,11 @@ class Pool(NamedTuple):
     def total_in_steps(self, x: Array) -> Array:
         """The total, with fewer roundings on the way."""
         return self.total(_in_steps(x, self.axes[-1]))
+
+    def total_exactly(self, x: Array, plus: Array) -> Array:
+        """The total and a little more, with one rounding."""
+        most, rest = map(self._over_names, _products.total(x, self.axes))
+        return most + (rest + plus)
 
 
 class SegmentPool(NamedTuple):
@@ -189,6 +198,15 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     return Moments(shift, offset, kept(var))
 
 
+def variance_and(epsilon: float, x: Array, pool: Pool, where: Array | None, count: Array | float) -> Array:
+    """The variance plus epsilon, rounded once: where all of a slope is a multiple of its power."""
+    share = reciprocal(count)
+    shift, offset, _ = compute(x, pool, where, share)
+    d = centre(x, shift, where)
+    more = (epsilon - offset * offset) * count
+    return kept(jnp.maximum(pool.total_exactly(d * d, more) * share, epsilon))
+
+
 def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
     """The offset that belongs to a shift, again.
 
@@ -244,12 +262,18 @@ def windowed_mean_square(x: Array, axis: int, size: int) -> Array:
     return jax.lax.reduce_window(x * x, np.zeros((), x.dtype), jax.lax.add, window, [1] * x.ndim, pads) / size
 
 
-def covariance(d: Array, pool: Pool, share: Array | float) -> Array:
-    """The covariances of groups of channels: (groups, channels, channels) of centred rows (rows, groups, channels)."""
+def covariance(d: Array, offset: Array, pool: Pool, share: Array | float) -> Array:
+    """The covariances of groups of channels: (groups, channels, channels) of rows (rows, groups, channels).
+
+    The rows are those less the shift. Squares of numbers on a coarse grid end in the same bits, so that roundings of a
+    plain sum, or of what is less the offset too, would not be random.
+    """
     n = d.shape[0]
-    blocks = d.reshape(n // (rows := _split(n)), rows, *d.shape[1:])  # as in `contract`
-    products = jnp.einsum('brgc,brgd->bgcd', blocks, blocks, precision=jax.lax.Precision.HIGHEST)
-    return kept(pool.total(products)[0] * share)
+    rows = math.isqrt(max(n - 1, 0)) + 1
+    d = jnp.pad(d, [(0, -n % rows), *[(0, 0)] * (d.ndim - 1)])
+    blocks = single(d.reshape(-1, rows, *d.shape[1:]))  # so that each product has few terms
+    products = times('brgc,brgd->bgcd', blocks, blocks).head
+    return kept(pool.total(products)[0] * share - offset[..., None] * offset[..., None, :])
 
 
 def average(values: list[Array], counts: Array | float, pool: Pool) -> list[Array]:

@@ -632,6 +632,7 @@ def rms_norm(
     scale_offset: float = 0.0,
     cast: str = 'after',
     activation: Activation | None = None,
+    bias: ArrayLike | None = None,
 ) -> Array:
     r"""RMS normalization: each sample by the root of its mean square.
 
@@ -649,6 +650,8 @@ def rms_norm(
         The share of the features, from the first on, of which the mean square is taken: pRMSNorm.
     epsilon : float
         Added to the mean square, in the square of the unit of `x`.
+    bias : array, optional
+        What is added, in the shape of the scale: none in the paper, a shift in adaptive norms. Dimensionless.
 
     Notes
     -----
@@ -668,7 +671,7 @@ def rms_norm(
     True
     """
     options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
-    return _over('rms_norm', x, scale, None, axis, feature_axes, where, options, centred=False, partial=partial)
+    return _over('rms_norm', x, scale, bias, axis, feature_axes, where, options, centred=False, partial=partial)
 
 
 @kernel(unit_in={'residual': 1}, unit_out=(0, 1), family=_NORM)

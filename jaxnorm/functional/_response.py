@@ -7,12 +7,13 @@ from typing import Any, cast
 import jax.numpy as jnp
 
 from .. import _checks
-from .._typing import Array, ArrayLike, Axes, AxisGroups, AxisName, Result
+from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName, Result
 from . import _moments
 from ._kernel import kernel
 from ._moments import Pool, wide
 from ._normalization import (
     _NORM,
+    _activation,
     _affine,
     _channels,
     _epsilon,
@@ -24,6 +25,7 @@ from ._normalization import (
     _pool,
     _rstd,
     _Spec,
+    _then,
 )
 from ._rectified import tlu
 
@@ -56,6 +58,7 @@ def local_response_norm(
     *,
     axis: int = -1,
     where: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Local response normalization: each channel by the mean square of the channels round it.
 
@@ -114,7 +117,7 @@ def local_response_norm(
     power = -_checks.number(op, 'beta', beta)
 
     @_keep_moments
-    def respond(x: Array, mask: Array | None) -> Array:
+    def respond(x: Array, scale: None, bias: None, mask: Array | None) -> tuple[Array]:
         values = wide(x, mask)
         # y(x; k) = c**(1 - 2 beta) y(x / c; k / c**2), for c = 1 unless squares would over- or underflow
         top = jnp.maximum(_moments.largest(values, Pool((channel,))), k**0.5)
@@ -122,26 +125,30 @@ def local_response_norm(
         part = values / c
         base = k * (1 / c) * (1 / c) + alpha * _moments.windowed_mean_square(part, channel, size)
         y = part * (jnp.where(base > 0, base, 1) ** power * c ** (1 + 2 * power))
-        return jnp.where(base > 0, y, 0).astype(x.dtype)
+        return (jnp.where(base > 0, y, 0).astype(x.dtype),)
 
-    return respond(x, _checks.mask(op, 'where', where, x.shape))
+    mask = _checks.mask(op, 'where', where, x.shape)
+    return _then(respond, _activation(op, activation))(x, None, None, mask)[0]
 
 
-def _unit(op: str, x: Any, scale: Any, axis: Any, epsilon: Any, where: Any, names: tuple[Any, Any]) -> Array:
+def _unit(
+    op: str, x: Any, scale: Any, axis: Any, epsilon: Any, where: Any, names: tuple[Any, Any], activation: Any
+) -> Array:
     """x / max(|x|, epsilon) times the scale; squares are of values divided by the largest, so of any size."""
     axes = _checks.axes(op, 'axis', axis, x.ndim)
     pool, least = _pool(op, axes, *names), _epsilon(op, epsilon)
 
     @_keep_moments
-    def shrink(x: Array, scale: Array | None, mask: Array | None) -> Array:
+    def shrink(x: Array, scale: Array | None, bias: None, mask: Array | None) -> tuple[Array]:
         values = wide(x, mask)
         top = _moments.largest(values, pool)
         part = values / top
         square = _moments.mean_square(part, pool, 1.0).var
         y = jnp.where(_root(square) * top < least, values / (least or 1), part * _rstd(square, 0.0))
-        return _affine(y, scale, None).astype(x.dtype)
+        return (_affine(y, scale, None).astype(x.dtype),)
 
-    return shrink(x, _parameter(op, 'scale', scale, x.shape, axes), _checks.mask(op, 'where', where, x.shape))
+    scale, mask = _parameter(op, 'scale', scale, x.shape, axes), _checks.mask(op, 'where', where, x.shape)
+    return _then(shrink, _activation(op, activation))(x, scale, None, mask)[0]
 
 
 @kernel(unit_out=0, family=_NORM)
@@ -153,6 +160,7 @@ def unit_norm(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Unit norm, or L2 normalization: each vector by its length.
 
@@ -182,7 +190,7 @@ def unit_norm(
     >>> F.unit_norm(jnp.array([3e30, 4e30])).tolist()
     [0.6, 0.8]
     """
-    return _unit('unit_norm', x, None, axis, epsilon, where, (axis_name, axis_index_groups))
+    return _unit('unit_norm', x, None, axis, epsilon, where, (axis_name, axis_index_groups), activation)
 
 
 @kernel(unit_out=0, family=_NORM)
@@ -195,6 +203,7 @@ def scale_norm(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Scale norm: each vector by its length, times one number.
 
@@ -226,7 +235,7 @@ def scale_norm(
     >>> F.scale_norm(jnp.array([3.0, 4.0]), jnp.array(10.0)).tolist()
     [6.0, 8.0]
     """
-    return _unit('scale_norm', x, scale, axis, epsilon, where, (axis_name, axis_index_groups))
+    return _unit('scale_norm', x, scale, axis, epsilon, where, (axis_name, axis_index_groups), activation)
 
 
 @kernel(unit_in={'bias': 1}, unit_out=1, family=_NORM)

@@ -1,16 +1,19 @@
 """Whitening: channels that are not only of variance one, but uncorrelated."""
 
-from typing import Any, cast
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from .. import _checks
-from .._typing import Array, ArrayLike, AxisGroups, AxisName
+from .._typing import Activation, Array, ArrayLike, AxisGroups, AxisName
 from . import _moments
+from ._elementary import product
 from ._kernel import kernel
-from ._moments import wide
-from ._normalization import _NORM, _affine, _epsilon, _groups, _keep_moments, _parameters, _pool, _rstd
+from ._moments import Pool, wide
+from ._normalization import _NORM, _activation, _affine, _epsilon, _groups, _keep_moments, _parameters, _pool, _then
+from ._products import Pair, add, inverse_root, power_of_two, rounded, single, times
 
 
 def _rows(x: Array, channel: int) -> Array:
@@ -36,15 +39,74 @@ def _mask(op: str, where: Any, shape: tuple[int, ...], channel: int) -> Array | 
     return jnp.broadcast_to(mask, [1 if a == channel else s for a, s in enumerate(shape)])
 
 
-def _product(a: Array, b: Array) -> Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
-
-
-def _whiten(rows: Array, whitening: Array) -> Array:
+def _whiten(rows: Array, whitening: Pair) -> Array:
     """Rows times the matrix of each group of their channels."""
-    parts = rows.reshape(-1, *whitening.shape[:2])
-    y = jnp.einsum('rgc,gcd->rgd', parts, whitening, precision=jax.lax.Precision.HIGHEST)
-    return y.reshape(rows.shape)
+    parts = single(rows.reshape(-1, *whitening.head.shape[:2]))
+    return times('rgc,gcd->rgd', parts, whitening).head.reshape(rows.shape)
+
+
+def _diagonal(values: Array, size: int) -> Array:
+    """Multiples of the identity."""
+    return values[:, None, None] * jnp.eye(size, dtype=values.dtype)
+
+
+def _scaled(sigma: Array, rate: Array) -> Pair:
+    """Covariances of values that are multiplied with a rate."""
+    square, low = product(rate, rate)
+    head, tail = product(sigma, jnp.broadcast_to(square, sigma.shape))
+    return rounded(head, tail + sigma * low)
+
+
+def _inverse_root(sigma: Pair, steps: int) -> Pair:
+    """Newton's method for the inverse root of matrices of trace one, from the identity on."""
+    # P, and P Sigma beside it: written as P**3 Sigma, rounding errors grow from step to step (Higham 2008, ch. 6)
+    one = jnp.broadcast_to(jnp.eye(sigma.head.shape[-1], dtype=sigma.head.dtype), sigma.head.shape)
+    dot = partial(times, 'gcd,gde->gce')
+
+    def half_of(excess: Pair) -> Pair:
+        return add(single(0.5 * one), Pair(-0.5 * excess.head, -0.5 * excess.tail))
+
+    def iterate(parts: tuple[Pair, Pair], _: None) -> tuple[tuple[Pair, Pair], None]:
+        p, root = parts
+        step = half_of(dot(p, root))
+        return (add(p, dot(step, p)), add(root, dot(root, step))), None
+
+    step = half_of(sigma)
+    first = add(single(one), step), add(sigma, dot(sigma, step))
+    return jax.lax.scan(iterate, first, length=steps - 1)[0][0]
+
+
+def _whitening(sigma: Array, steps: int) -> tuple[Pair, Array]:
+    """The inverse root of covariances as a matrix and a number for each group."""
+    rtrace = inverse_root(jnp.trace(sigma, axis1=1, axis2=2))
+    return _inverse_root(_scaled(sigma, rtrace[:, None, None]), steps), rtrace
+
+
+class _Batch(NamedTuple):
+    """A batch as rows of groups of channels, centred and multiplied with a power of two for each group."""
+
+    d: Array
+    unit: Array
+    covariance: Array
+    found: _moments.Moments
+    size: Array | float
+
+
+def _measure(x: Array, mask: Array | None, channel: int, groups: tuple[int, int], pool: Pool, least: float) -> _Batch:
+    counted = None if mask is None else _rows(mask, channel)
+    rows = wide(_rows(x, channel), counted)
+    size = pool.size(rows[:, :1], counted)
+    share = _moments.reciprocal(size)
+    found = _moments.compute(rows, pool, counted, share)
+    d = _moments.centre(rows, found.shift, counted)
+    # squares stay in range, and nothing is rounded
+    top = jnp.maximum(_moments.largest(d, pool).reshape(groups).max(1), least**0.5)
+    unit = 1 / power_of_two(top)
+    d = d.reshape(-1, *groups) * unit[:, None]
+    offset = found.offset.reshape(groups) * unit[:, None]
+    covariance = _moments.covariance(d, offset, pool, share)
+    d = d - offset if counted is None else jnp.where(counted[..., None], d - offset, 0)
+    return _Batch(d, unit, covariance, found, size)
 
 
 @kernel(unit_in={'mean': 1, 'whitening': -1}, unit_out=0, family=_NORM)
@@ -57,6 +119,7 @@ def iterative_norm(
     *,
     axis: int = -1,
     where: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Whitening with given statistics, as while evaluating.
 
@@ -81,7 +144,7 @@ def iterative_norm(
 
     Notes
     -----
-    Arithmetic is in at least float32, and products of matrices are in full precision on every device.
+    Arithmetic is in at least float32, and products of matrices round once, on every device.
 
     References
     ----------
@@ -109,9 +172,13 @@ def iterative_norm(
         )
     scale, bias = _parameters(op, scale, bias, x.shape, (channel,))
     mask = _mask(op, where, x.shape, channel)
-    rows = _moments.centre(wide(_rows(x, channel)), wide(mean), None if mask is None else _rows(mask, channel))
-    y = _affine(_back(_whiten(rows, wide(whitening)), x, channel), scale, bias)
-    return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
+
+    def whiten(x: Array, scale: Array | None, bias: Array | None, mask: Array | None) -> tuple[Array]:
+        rows = _moments.centre(wide(_rows(x, channel)), wide(mean), None if mask is None else _rows(mask, channel))
+        y = _affine(_back(_whiten(rows, single(wide(whitening))), x, channel), scale, bias)
+        return ((y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype),)
+
+    return _then(whiten, _activation(op, activation))(x, scale, bias, mask)[0]
 
 
 @kernel(unit_out=(0, 1, -1), family=_NORM)
@@ -128,6 +195,7 @@ def iterative_norm_fit(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    activation: Activation | None = None,
 ) -> tuple[Array, Array, Array]:
     r"""Iterative whitening (IterNorm) by the batch's own statistics, as while fitting.
 
@@ -170,11 +238,10 @@ def iterative_norm_fit(
 
     Notes
     -----
-    Statistics are taken in at least float32 from values that are centred twice and divided by the root of the trace;
-    products of matrices are in full precision on every device. For mean/std up to 1e6 result and gradient are within
-    6e-7 (float32, 32 channels a group), and steps beyond those needed do no harm. The backward pass keeps `x`, the
-    covariances and three numbers a channel. Constant channels give zeros (then the bias) and finite gradients, also at
-    epsilon 0.
+    Statistics are taken in at least float32 from values centred twice, and the steps of Newton's method are in pairs of
+    floats, products of matrices rounding once: for mean/std up to 1e6 result and gradient are within 2e-7 (float32),
+    and steps beyond those needed do no harm. The backward pass keeps `x`, the covariances and three numbers a channel.
+    Constant channels give zeros (then the bias) and finite gradients, also at epsilon 0.
 
     References
     ----------
@@ -203,31 +270,62 @@ def iterative_norm_fit(
 
     @_keep_moments
     def fit(x: Array, scale: Array | None, bias: Array | None, mask: Array | None) -> tuple[Array, Array, Array]:
-        counted = None if mask is None else _rows(mask, channel)
-        rows = wide(_rows(x, channel), counted)
-        share = _moments.reciprocal(pool.size(rows[:, :1], counted))
-        found = _moments.compute(rows, pool, counted, share)
-        trace = found.var.reshape(groups).sum(1) + groups[1] * least
-        rtrace = _rstd(trace, 0.0)[:, None]
-        d = _moments.centre(rows, found.shift, counted) - found.offset
-        d = d if counted is None else jnp.where(counted, d, 0)
-        d = d * jnp.broadcast_to(rtrace, groups).reshape(1, -1)
-        one = jnp.eye(groups[1], dtype=d.dtype)
-        sigma = _moments.covariance(d.reshape(-1, *groups), pool, share) + (least * rtrace * rtrace)[:, None] * one
-        # P, and P Sigma beside it: written as P**3 Sigma, rounding errors grow from step to step (Higham 2008, ch. 6)
-        p, root = jnp.broadcast_to(one, sigma.shape), sigma
-        for _ in range(steps):
-            step = 0.5 * (one - _product(p, root))
-            p, root = p + _product(step, p), root + _product(root, step)
-        y = _affine(_back(_whiten(d, p), x, channel), scale, bias)
+        batch = _measure(x, mask, channel, groups, pool, least)
+        p, rtrace = _whitening(batch.covariance + _diagonal(least * batch.unit * batch.unit, groups[1]), steps)
+        y = _back(times('rgc,gcd->rgd', single(batch.d), p).head.reshape(-1, x.shape[channel]), x, channel)
+        # the root of the trace comes in with the scale
+        rate = jnp.broadcast_to(rtrace[:, None], groups).reshape([-1 if a == channel else 1 for a in range(x.ndim)])
+        y = _affine(y, rate if scale is None else rate * scale, bias)
         y = (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
-        whitening = p * rtrace[:, None]
+        whitening, share = p.head * (rtrace * batch.unit)[:, None, None], _moments.reciprocal(batch.size)
         if not isinstance(share, float) or not share:
             whitening = jnp.where(jnp.reshape(share, ()) > 0, whitening, jnp.nan)
-        return (
-            y,
-            found.reported(share)[0].reshape(-1),
-            whitening,
-        )
+        return y, batch.found.reported(share)[0].reshape(-1), whitening
 
-    return fit(x, scale, bias, mask)
+    return _then(fit, _activation(op, activation))(x, scale, bias, mask)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# What modules keep of several batches.
+# ---------------------------------------------------------------------------------------------------------------
+
+
+@kernel(unit_in={'mean': 1, 'offset': 1, 'covariance': 2}, unit_out=(0, 1, 1, 2))
+def accumulated(
+    x: Array,
+    count: Array,
+    mean: Array,
+    offset: Array,
+    covariance: Array,
+    *,
+    axis: int,
+    where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+) -> tuple[Array, ...]:
+    """(count, mean, offset, covariance) of what was seen and of one more batch; the mean is the sum of two numbers."""
+    op, groups = 'accumulate_statistics', (covariance.shape[0], covariance.shape[1])
+    channel = _checks.one_axis(op, 'axis', axis, x.ndim)
+    mask, pool = _mask(op, where, x.shape, channel), _pool(op, (0,), axis_name, axis_index_groups)
+    batch = _measure(x, mask, channel, groups, pool, 0.0)
+    size = jnp.broadcast_to(jnp.asarray(batch.size, count.dtype), (1, 1)).reshape(1)
+    more = _moments.Moments(*(m.reshape(mean.shape) for m in batch.found))
+    seen = _moments.Moments(mean, offset, jnp.zeros_like(mean))
+    total, merged = _moments.merge(count, seen, size, more)
+    share = (size * _moments.reciprocal(total))[:, None, None]
+    apart = ((more.shift - mean) + (more.offset - offset)).reshape(groups)
+    between = share * apart[..., None] * ((1 - share) * apart[..., None, :])
+    scaled = batch.covariance / batch.unit[:, None, None] / batch.unit[:, None, None]
+    # as `merge` makes it of variances
+    new = jnp.where(share > 0, share * scaled, 0) + jnp.where(share < 1, (1 - share) * covariance + between, 0)
+    return total, merged.shift, merged.offset, jnp.where(total > 0, new, covariance)
+
+
+@kernel
+def whitening_of(covariance: Array, *, num_iterations: int, epsilon: float) -> Array:
+    """The whitening matrices of covariances, as numbers."""
+    top = jnp.maximum(jnp.sqrt(jnp.abs(covariance).max((1, 2))), epsilon**0.5)
+    unit = 1 / power_of_two(jnp.where(top > 0, top, 1))
+    sigma = (covariance * unit[:, None, None]) * unit[:, None, None]
+    p, rtrace = _whitening(sigma + _diagonal(epsilon * unit * unit, covariance.shape[-1]), num_iterations)
+    return p.head * (rtrace * unit)[:, None, None]

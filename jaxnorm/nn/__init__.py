@@ -71,8 +71,10 @@ from ._batch import SplitBatchNorm as SplitBatchNorm
 from ._conditional import SPADE as SPADE
 from ._conditional import AdaIN as AdaIN
 from ._conditional import AdaLayerNorm as AdaLayerNorm
+from ._conditional import AdaRMSNorm as AdaRMSNorm
 from ._conditional import FiLM as FiLM
 from ._conditional import QKNorm as QKNorm
+from ._dynamic import Derf as Derf
 from ._dynamic import DynamicErf as DynamicErf
 from ._dynamic import DynamicTanh as DynamicTanh
 from ._evonorm import EvoNormB0 as EvoNormB0

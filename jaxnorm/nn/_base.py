@@ -286,11 +286,8 @@ class Normalization(Picklable, brainstate.nn.Module):
         state = getattr(self, self._parameters)
         return {} if state is None else dict(state.value)
 
-    def _following(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
-        """What a kernel is given to follow the norm: scale and bias, the layer's or the call's, and an activation.
-
-        Modules are no functions, and may have states: `_result` calls them after the kernel.
-        """
+    def _parameters_of(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
+        """What the layer has learned, and scale and bias of the call where it has none of its own."""
         given = {n: v for n, v in (('scale', scale), ('bias', bias)) if v is not None}
         own = self._affine
         for argument in given.keys() & own.keys():
@@ -299,8 +296,19 @@ class Normalization(Picklable, brainstate.nn.Module):
                 f'{op}: {argument} must be None where the layer has one of its own, '
                 f'got {_checks.describe(given[argument])}; construct it with use_{argument}=False.'
             )
+        return {**own, **given}
+
+    def _activated(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
+        """Those, and the activation that a kernel is given.
+
+        Modules are no functions, and may have states: `_result` calls them after the kernel.
+        """
         activation = None if isinstance(self.activation, brainstate.nn.Module) else self.activation
-        return {**own, **given, 'scale_offset': self.scale_offset, 'activation': activation}
+        return {**self._parameters_of(scale, bias), 'activation': activation}
+
+    def _following(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
+        """All that a kernel is given to follow the norm."""
+        return {**self._activated(scale, bias), 'scale_offset': self.scale_offset}
 
     def _learn(self, param_type: type, shape: tuple[int, ...] | None = None, **initial: Any) -> None:
         """Learn more than scale and bias, in the same state: values of their shape, or of another one."""

@@ -1,25 +1,22 @@
 """Batch norms as modules: running statistics, and what decides which ones are used."""
 
+import functools
 import inspect
 import math
-import weakref
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import brainstate
 import brainunit
-import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 
 from .. import _checks, _docs, _units
 from .. import functional as F
 from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ..functional import _batch
 from ._base import default
-from ._fit import phase, watch
 from ._normalization import _ChannelNorm
+from ._running import POOLING, Running, refuse_one_value
 
 _BATCH_NORM = """Batch normalization of inputs with a batch, {spatial} and channels.
 
@@ -57,7 +54,8 @@ Raises
 ------
 ValueError, TypeError
     At construction for a wrong size, axis, epsilon or momentum; at the call for an input of another shape, for
-    one value a channel while fitting, and where nothing says which phase it is.
+    one value a channel while fitting (under a traced mask, where none can be raised, the result is zeros and the
+    bias, and the running averages stay), and where nothing says which phase it is.
 
 Notes
 -----
@@ -80,20 +78,7 @@ True
 """
 
 
-class Pooling(NamedTuple):
-    """Where a layer puts the moments of its batches inside `accumulate_statistics` or `recalibrate`."""
-
-    kind: str
-    state: brainstate.State
-
-
-#: The layers that are inside one, and the states that they have used there: to be used again, for traced functions
-#: refer to them. A state belongs to the depth of nested traces in which it was made.
-POOLING: weakref.WeakKeyDictionary[Any, Pooling] = weakref.WeakKeyDictionary()
-_USED: weakref.WeakKeyDictionary[Any, dict[int, brainstate.State]] = weakref.WeakKeyDictionary()
-
-
-class _BatchNorm(_ChannelNorm):
+class _BatchNorm(Running, _ChannelNorm):
     """The one batch norm; its public names differ in the number of spatial axes, and in what they do while fitting."""
 
     #: None is any
@@ -189,10 +174,8 @@ class _BatchNorm(_ChannelNorm):
         return self.momentum is None or self.debias
 
     @property
-    def _mode(self) -> Any:
-        """What a traced call has taken for constant; None is the usual."""
-        pooling = POOLING.get(self)
-        return (self.frozen, pooling and pooling.kind) if self.frozen or pooling else None
+    def _running(self) -> tuple[brainstate.State, ...]:
+        return (self.running_mean, self.running_var) if self.track_running_stats else ()
 
     def update(
         self,
@@ -211,13 +194,15 @@ class _BatchNorm(_ChannelNorm):
         here = None if self.any_resolution else (rank, rank + 1)
         self._check_shape(x, here if dims is None else (dims + 1, dims + 2))
         axis = tuple(a % jnp.ndim(x) for a in self._channel_axes)
-        options = {'where': mask, 'axis': axis, 'epsilon': self.epsilon, **self._following(scale, bias)}
-        del options['scale_offset']
-        if self.track_running_stats and not self._fits(op, fit):
+        options = {'where': mask, 'axis': axis, 'epsilon': self.epsilon, **self._activated(scale, bias)}
+        if self.track_running_stats and not self._fits(fit):
             return self._result(F.batch_norm(x, self.running_mean.value, self.running_var.value, **options), mask)
         over = {'where': mask, 'axis': axis, 'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
         count = None if mask is None and not self.unbiased else _batch.count(op, _units.number(x), **over)
-        self._check_several(op, x, axis, count if mask is not None or self.axis_name is not None else None)
+        if mask is not None:
+            refuse_one_value(op, x, axis, count)
+        elif self.axis_name is None:
+            refuse_one_value(op, x, axis, jnp.size(x) // math.prod(jnp.shape(x)[a] for a in axis))
         y, mean, var = self._normalize(x, options | over)
         if self.track_running_stats:
             if self in POOLING:
@@ -225,20 +210,6 @@ class _BatchNorm(_ChannelNorm):
             else:
                 self._move(mean, var, math.inf if count is None else count)
         return self._result(y, mask)
-
-    def _fits(self, op: str, fit: bool | None) -> bool:
-        watch(self)
-        pooling = POOLING.get(self)
-        if fit is None and not self.frozen and pooling is not None and pooling.kind == 'recalibrate':
-            return True
-        return phase(op, fit, self.frozen)
-
-    def _check_several(self, op: str, x: Any, axis: Sequence[int], count: Any) -> None:
-        """Refuse one value a channel as far as it is known before the arrays are: a mask may be traced."""
-        if count is None and self.axis_name is None:
-            count = jnp.size(x) // math.prod(jnp.shape(x)[a] for a in axis)
-        if count is not None and not isinstance(count, jax.core.Tracer):
-            _checks.several(op, 1 if (np.asarray(count) == 1).any() else 0, jnp.shape(x), axis, 'fit=False')
 
     def _normalize(self, x: Any, options: dict[str, Any]) -> tuple[Any, Any, Any]:
         """The result while fitting, and the batch's moments."""
@@ -261,34 +232,20 @@ class _BatchNorm(_ChannelNorm):
 
     # what `accumulate_statistics` and `recalibrate` do
 
-    def _pool(self, kind: str) -> None:
-        """Begin to accumulate: from here on moments are pooled, and the running averages stay."""
-        zero = brainunit.math.zeros_like(self.running_mean.value)
-        numbers = {n: jnp.zeros_like(_units.number(zero)) for n in ('count', 'var')}
-        numbers['var'] = brainunit.math.zeros_like(self.running_var.value)
-        start = {'mean': zero, 'offset': zero, 'batches': jnp.zeros((), jnp.int32), **numbers}
-        made = brainstate.BatchState(start)
-        state = _USED.setdefault(self, {}).setdefault(made.stack_level, made)
-        state.value = start
-        POOLING[self] = Pooling(kind, state)
-
-    def _pooled(self) -> dict[str, Any]:
-        """What was accumulated."""
-        return POOLING[self].state.value
-
-    def _unpool(self) -> None:
-        """End it, and keep nothing that may belong to a trace."""
-        pooling = POOLING.pop(self, None)
-        if pooling is not None:
-            pooling.state.value = None
+    def _nothing(self) -> dict[str, Any]:
+        mean, var = (brainunit.math.zeros_like(s.value) for s in self._running)
+        return {'count': jnp.zeros_like(_units.number(mean)), 'mean': mean, 'offset': mean, 'var': var}
 
     def _accumulate(self, x: Any, var: Any, over: dict[str, Any]) -> None:
-        state = POOLING[self].state
-        old = dict(state.value)
-        batches = old.pop('batches') + 1
+        old = self._pooled()
         names = ('count', 'mean', 'offset', 'var')
         new = _batch.accumulated(x, *(old[n] for n in names), within=self._within(var), **over)
-        state.value = {'batches': batches, **dict(zip(names, new, strict=True))}
+        self._put(**dict(zip(names, new, strict=True)))
+
+    def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
+        self._move(seen['mean'] + seen['offset'], seen['var'], seen['count'], seen['batches'] > 0, weight)
+        if weight is not None and self._counts:
+            self.num_batches_tracked.value = seen['batches']
 
     def _within(self, var: Any) -> Any:
         """A variance that is to be averaged over batches; None where theirs is that of all elements."""
@@ -449,14 +406,16 @@ class GhostBatchNorm(_BatchNorm):
 class SplitBatchNorm(_BatchNorm):
     """Split batch normalization: each part of a batch, or each domain, has statistics and parameters of its own.
 
-    While fitting, the batch is split in equal parts along its first axis, and each goes through its own batch norm (a
-    clean and an augmented half, say); while evaluating, all of it goes through the first. With `domain` at the call,
-    all of the batch goes through that one in both phases.
+    While fitting, the batch, of all devices together, is split in equal parts along its first axis, and each goes
+    through its own batch norm (a clean and an augmented half, say), on whatever devices it lies; while evaluating, all
+    of it goes through the first. With `domain` at the call, all of the batch goes through that one in both phases.
 
     Parameters
     ----------
     num_splits : int
         How many batch norms there are: this one, and those in the list ``aux``.
+    axis_name, axis_index_groups : optional
+        A mapped axis over which the batch is split, in order, and groups of its devices with a batch each.
 
     Raises
     ------
@@ -496,7 +455,7 @@ class SplitBatchNorm(_BatchNorm):
     ) -> Result:
         """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment, `domain` the split."""
         op = type(self).__name__
-        if domain is None and self.track_running_stats and not self._fits(op, fit):
+        if domain is None and self.track_running_stats and not self._fits(fit):
             domain = 0
         updates = [super().update, *(layer.update for layer in self.aux)]
         if domain is not None:
@@ -504,12 +463,19 @@ class SplitBatchNorm(_BatchNorm):
                 x, mask, fit=fit, **parameters
             )
         x = x if hasattr(x, 'shape') else jnp.asarray(x)
-        size, rest = divmod(jnp.shape(x)[0] if jnp.ndim(x) else 0, self.num_splits)
+        here = jnp.shape(x)[0] if jnp.ndim(x) else 0
+        total, first = _batch.place(op, here, self.axis_name, self.axis_index_groups)
+        size, rest = divmod(total, self.num_splits)
         if rest:
             raise ValueError(
-                f'{op}: x must hold a multiple of num_splits={self.num_splits} samples, got the shape {jnp.shape(x)}; '
-                'use another batch size, or say with domain= whose statistics it has.'
+                f'{op}: x must hold a multiple of num_splits={self.num_splits} samples, got {total} in the shape '
+                f'{jnp.shape(x)} on each device; use another batch size, or say with domain= whose statistics it has.'
             )
+        if self.axis_name is not None:  # a part may lie on any devices: each goes through them all, the others masked
+            part = ((first + jnp.arange(here)) // max(size, 1)).reshape(-1, *(1,) * (jnp.ndim(x) - 1))
+            masks = [part == i if mask is None else (part == i) & mask for i in range(self.num_splits)]
+            results = [u(x, m, fit=fit, **parameters) for u, m in zip(updates, masks, strict=True)]
+            return functools.reduce(jnp.add, results)  # each is 0 where another one is not
         shared = mask is None or jnp.ndim(mask) < jnp.ndim(x) or jnp.shape(mask)[0] == 1
         parts = [slice(i * size, (i + 1) * size) for i in range(self.num_splits)]
         return jnp.concatenate(

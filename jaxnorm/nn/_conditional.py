@@ -64,7 +64,28 @@ def _one_plus(scale: Array) -> Array:
     return 1 + scale.astype(compute_dtype(scale.dtype))
 
 
-class AdaLayerNorm(LayerNorm):
+class _Adaptive:
+    """A norm over features whose scale, and shift and gate if there are such, are a linear map of a condition."""
+
+    def _project(self, condition_size: int, activation: Any, shift: bool, gate: bool, **options: Any) -> None:
+        op, self_ = type(self).__name__, cast(Any, self)
+        self.shift, self.gate = _checks.flag(op, 'shift', shift), _checks.flag(op, 'gate', gate)
+        count = 1 + self.shift + self.gate
+        self.linear = _Projection(op, condition_size, self_._size[-1], count, activation, **options)
+
+    def update(
+        self, x: ArrayLike, condition: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None
+    ) -> Any:
+        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
+        cast(Any, self)._check_shape(x)
+        scale, *more = self.linear.parts(condition, jnp.shape(x), -1)
+        shift = {'bias': more.pop(0)} if self.shift else {}
+        y = cast(Any, super()).update(x, mask, scale=_one_plus(scale), **shift)
+        return (y, *more) if self.gate else y
+
+
+# a further input, not a mask, is what comes second
+class AdaLayerNorm(_Adaptive, LayerNorm):  # pyright: ignore[reportIncompatibleMethodOverride]
     r"""Adaptive layer normalization (AdaLN): scale and shift are a linear map of a condition.
 
     .. math:: y = (1 + \gamma(c)) \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta(c)
@@ -118,22 +139,71 @@ class AdaLayerNorm(LayerNorm):
         name: str | None = None,
     ) -> None:
         super().__init__(in_size, epsilon=epsilon, use_scale=False, use_bias=False, dtype=dtype, name=name)
-        self.gate = _checks.flag('AdaLayerNorm', 'gate', gate)
-        options = {'w_init': w_init, 'b_init': b_init, 'param_type': param_type}
-        count = 3 if gate else 2
-        self.linear = _Projection(
-            'AdaLayerNorm', condition_size, self._size[-1], count, condition_activation, **options
-        )
+        self._project(condition_size, condition_activation, True, gate, w_init=w_init, b_init=b_init,
+                      param_type=param_type)  # fmt: skip
 
-    # a further input, not a mask, is what comes second
-    def update(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: ArrayLike, condition: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None
-    ) -> Any:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        self._check_shape(x)
-        scale, shift, *gate = self.linear.parts(condition, jnp.shape(x), -1)
-        y = super().update(x, mask, scale=_one_plus(scale), bias=shift)
-        return (y, *gate) if self.gate else y
+
+# a further input, not a mask, is what comes second
+class AdaRMSNorm(_Adaptive, RMSNorm):  # pyright: ignore[reportIncompatibleMethodOverride]
+    r"""Adaptive RMS normalization: the scale, and a shift if there is one, are a linear map of a condition.
+
+    .. math:: y = (1 + \gamma(c)) \, \frac{x}{\sqrt{\frac{1}{n} \sum_i x_i^2 + \epsilon}} + \beta(c)
+
+    The call takes the input and the condition, whose axes are the first ones of the input, then its features. With
+    `gate` it returns a gate α(c) as well, by which the block that follows is multiplied, as `AdaLayerNorm` does.
+
+    Parameters
+    ----------
+    condition_size : int
+        The number of features of the condition.
+    shift : bool
+        Whether there is a shift β as well.
+    gate : bool
+        Whether to return a gate as well.
+    epsilon : float
+        Added to the mean square, in the square of the unit of the input.
+    condition_activation : str or callable, optional
+        What the condition goes through before the linear map; ``'silu'`` in DiT.
+    w_init, b_init : callable or array
+        Weight and bias of the linear map at first, or functions of the shape; zeros by default, so that this is plain
+        RMS normalization at first.
+
+    Raises
+    ------
+    ValueError, TypeError
+        At construction for a wrong size or option; at the call for an input or a condition of another shape.
+
+    References
+    ----------
+    Zhang & Sennrich, "Root mean square layer normalization", 2019, arXiv:1910.07467. Peebles & Xie, "Scalable diffusion
+    models with transformers", 2023, arXiv:2212.09748.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, jaxnorm
+    >>> layer = jaxnorm.nn.AdaRMSNorm(8, 3, shift=True)
+    >>> layer(jnp.ones((2, 5, 8)), jnp.ones((2, 3))).shape
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        in_size: Size,
+        condition_size: int,
+        *,
+        shift: bool = False,
+        gate: bool = False,
+        epsilon: float = default(F.rms_norm, 'epsilon'),
+        condition_activation: str | Callable[..., Any] | None = None,
+        w_init: Any = _zeros,
+        b_init: Any = _zeros,
+        dtype: Any = None,
+        param_type: type = brainstate.ParamState,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(in_size, epsilon=epsilon, use_scale=False, dtype=dtype, name=name)
+        self._project(condition_size, condition_activation, shift, gate, w_init=w_init, b_init=b_init,
+                      param_type=param_type)  # fmt: skip
 
 
 class FiLM(_ChannelNorm):

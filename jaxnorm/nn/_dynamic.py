@@ -32,10 +32,10 @@ class _Dynamic(Normalization):
     def _channel_axis(self) -> int:
         return -1
 
-    def _apply(self, kernel: Any, x: Any, mask: Any) -> Result:
+    def _apply(self, kernel: Any, x: Any, mask: Any, scale: Any, bias: Any) -> Result:
         self._check_shape(x)
         axes = tuple(a - len(self._size) for a in self.feature_axes)
-        return self._result(kernel(x, axis=axes, where=mask, **self._affine))
+        return self._result(kernel(x, axis=axes, where=mask, **self._parameters_of(scale, bias)))
 
 
 class DynamicTanh(_Dynamic):
@@ -92,9 +92,21 @@ class DynamicTanh(_Dynamic):
             name=name,
         )
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Bound `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.dynamic_tanh, x, mask)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Bound `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
+        `fit` has no effect.
+        """
+        return self._apply(F.dynamic_tanh, x, mask, scale, bias)
 
 
 class DynamicErf(_Dynamic):
@@ -154,6 +166,22 @@ class DynamicErf(_Dynamic):
             name=name,
         )
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Bound `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.dynamic_erf, x, mask)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Bound `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
+        `fit` has no effect.
+        """
+        return self._apply(F.dynamic_erf, x, mask, scale, bias)
+
+
+#: the name in the paper
+Derf = DynamicErf

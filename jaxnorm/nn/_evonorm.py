@@ -3,13 +3,16 @@
 from typing import Any
 
 import brainstate
+import brainunit
 import jax.numpy as jnp
 
+from .. import _units
 from .. import functional as F
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from ..functional import _batch
 from ._base import default
 from ._normalization import _groups, _SampleNorm
-from ._running import _Running
+from ._running import POOLING, _Running
 
 
 class EvoNormB0(_Running):
@@ -84,18 +87,49 @@ class EvoNormB0(_Running):
         self._learn(param_type, v=v_init)
         self._keep(mean_type, var=jnp.ones_like(self._affine['v']))
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment."""
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own.
+        """
         fits = self._fits(fit)
         single, (x, mask) = self._with_batch(x, mask)
-        options = {'axis': self._channel_axis, 'epsilon': self.epsilon, 'where': mask, **self._affine}
+        options = {
+            'axis': self._channel_axis,
+            'epsilon': self.epsilon,
+            'where': mask,
+            **self._parameters_of(scale, bias),
+        }
         if fits:
-            names = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
-            y, var = F.evonorm_b0_fit(x, **options, **names)
-            self._move(var=var)
+            count, over = self._count(x, mask), self._over(mask)
+            y, var = F.evonorm_b0_fit(x, **options | over)
+            if self in POOLING:
+                self._accumulate(x, over)
+            else:
+                self._move(count, var=var)
         else:
             y = F.evonorm_b0(x, self.running_var.value, **options)
         return self._result(y[0] if single else y)
+
+    def _nothing(self) -> dict[str, Any]:
+        var = brainunit.math.zeros_like(self.running_var.value)
+        mean = brainunit.math.sqrt(var)  # in the unit of the input
+        return {'count': jnp.zeros_like(_units.number(mean)), 'mean': mean, 'offset': mean, 'var': var}
+
+    def _accumulate(self, x: Any, over: dict[str, Any]) -> None:
+        old, names = self._pooled(), ('count', 'mean', 'offset', 'var')
+        self._put(**dict(zip(names, _batch.accumulated(x, *(old[n] for n in names), **over), strict=True)))
+
+    def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
+        self._move(seen['count'], weight, var=seen['var'])
 
 
 class EvoNormS0(_SampleNorm):
@@ -170,6 +204,18 @@ class EvoNormS0(_SampleNorm):
         self.num_groups, self.group_size = _groups('EvoNormS0', channels, num_groups, group_size)
         self._learn(param_type, v=v_init)
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.evonorm_s0, x, mask, num_groups=self.num_groups, **self._affine)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
+        `fit` has no effect.
+        """
+        return self._apply(F.evonorm_s0, x, mask, num_groups=self.num_groups, **self._parameters_of(scale, bias))

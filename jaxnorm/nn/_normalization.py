@@ -202,16 +202,17 @@ class RMSNorm(_AxisNorm):
         mask: ArrayLike | None = None,
         *,
         scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
         segment_ids: ArrayLike | None = None,
         fit: bool | None = None,
     ) -> Result:
         """Normalize `x`; `mask` says what counts.
 
-        `scale` is that of the call, where the layer has none of its own; `segment_ids` parts packed sequences. Both
-        phases are the same, so `fit` has no effect.
+        `scale` is that of the call, where the layer has none of its own, as is `bias`, of which it never has one;
+        `segment_ids` parts packed sequences. Both phases are the same, so `fit` has no effect.
         """
         options = {'segment_ids': segment_ids, 'partial': self.partial}
-        return self._apply(F.rms_norm, x, mask, **options, **self._following(scale))
+        return self._apply(F.rms_norm, x, mask, **options, **self._following(scale, bias))
 
 
 class _ChannelNorm(Normalization):

@@ -13,7 +13,7 @@ from .. import functional as F
 from .._typing import Axes, Result
 from ..functional._reparametrization import leading_vector, weight_length
 from ._base import Picklable, default, described
-from ._fit import phase, watch
+from ._running import POOLING, Running
 
 
 class Reparametrization(Picklable, brainstate.nn.Module):
@@ -260,7 +260,7 @@ class WeightStandardization(Reparametrization):
         return F.weight_standardization(weight, gain, axis=self.axis, epsilon=self.epsilon, scaled=self.scaled)
 
 
-class SpectralNorm(Reparametrization):
+class SpectralNorm(Running, Reparametrization):
     """Spectral normalization of a layer: the weight is divided by its largest singular value.
 
     What is learned is the layer's own ``weight``. The singular vector `u`, from which the value is estimated, is a
@@ -320,10 +320,17 @@ class SpectralNorm(Reparametrization):
         steps = _checks.integer(op, 'init_steps', init_steps)
         self.u = brainstate.BatchState(leading_vector(weight, axis=axis, n_steps=steps))
 
+    _of_data = False
+
     @property
-    def _mode(self) -> Any:
-        """What a traced call has taken for constant."""
-        return self.frozen or None
+    def _running(self) -> tuple[brainstate.State, ...]:
+        return (self.u,)
+
+    def _nothing(self) -> dict[str, Any]:
+        return {'u': self.u.value}
+
+    def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
+        self.u.value = seen['u']
 
     def _normalized(self, n_steps: int) -> Any:
         weight = self._entries()[self._key]
@@ -341,10 +348,11 @@ class SpectralNorm(Reparametrization):
 
     def update(self, *args: Any, fit: bool | None = None, **kwargs: Any) -> Any:
         """Call the layer; `fit` overrules frozen flag and environment."""
-        watch(self)
-        fits = phase(type(self).__name__, fit, self.frozen)
+        fits = self._fits(fit)
         weight, u, _ = self._normalized(self.n_steps if fits else 0)
         y = self._call(weight, args, kwargs)
-        if fits:
+        if fits and self in POOLING:
+            self._put(u=u)
+        elif fits:
             self.u.value = u
         return y

@@ -7,6 +7,7 @@ import brainstate
 
 from .. import _checks
 from .. import functional as F
+from .._typing import Activation as ActivationLike
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ._base import Activation, Normalization, default
 from ._normalization import _SampleNorm
@@ -65,7 +66,9 @@ class ScaleNorm(Normalization):
         *,
         epsilon: float = default(F.scale_norm, 'epsilon'),
         dtype: Any = None,
+        use_scale: bool = True,
         scale_init: Any = None,
+        activation: ActivationLike | None = None,
         reduction_axes: Axes = -1,
         axis_name: AxisName | None = None,
         axis_index_groups: AxisGroups | None = None,
@@ -80,6 +83,7 @@ class ScaleNorm(Normalization):
             aliases={'normalized_shape': normalized_shape},
             use_scale=False,
             use_bias=False,
+            activation=activation,
             param_type=param_type,
             dtype=dtype,
             name=name,
@@ -87,7 +91,8 @@ class ScaleNorm(Normalization):
         rank = len(self._size)
         axes = _checks.axes('ScaleNorm', 'reduction_axes', reduction_axes, rank)
         length = math.prod(self._size[a] for a in axes) ** 0.5
-        self._learn(param_type, (), scale=length if scale_init is None else scale_init)
+        if _checks.flag('ScaleNorm', 'use_scale', use_scale):
+            self._learn(param_type, (), scale=length if scale_init is None else scale_init)
         self.reduction_axes = tuple(a - rank for a in axes)
         self.epsilon = _checks.number('ScaleNorm', 'epsilon', epsilon, at_least=0)
         self.axis_name = axis_name
@@ -97,8 +102,19 @@ class ScaleNorm(Normalization):
     def _channel_axis(self) -> int:
         return -1
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` is that of the call, where the layer has none of its own. Both phases are the same, so `fit` has no
+        effect.
+        """
         self._check_shape(x)
         y = F.scale_norm(
             x,
@@ -107,9 +123,9 @@ class ScaleNorm(Normalization):
             where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            **self._affine,
+            **self._activated(scale),
         )
-        return self._result(y)
+        return self._result(y, mask)
 
 
 class GlobalResponseNorm(_SampleNorm):
@@ -168,9 +184,21 @@ class GlobalResponseNorm(_SampleNorm):
             name=name,
         )
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.global_response_norm, x, mask, **self._affine)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
+        `fit` has no effect.
+        """
+        return self._apply(F.global_response_norm, x, mask, **self._parameters_of(scale, bias))
 
 
 class FilterResponseNorm(_SampleNorm):
@@ -245,6 +273,18 @@ class FilterResponseNorm(_SampleNorm):
         if _checks.flag('FilterResponseNorm', 'learn_epsilon', learn_epsilon):
             self._learn(param_type, learned_epsilon=epsilon_init)
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Normalize `x`; `mask` says what counts. Both phases are the same, so `fit` has no effect."""
-        return self._apply(F.filter_response_norm, x, mask, **self._affine)
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
+        `fit` has no effect.
+        """
+        return self._apply(F.filter_response_norm, x, mask, **self._parameters_of(scale, bias))

@@ -1,16 +1,105 @@
-"""What layers have in common that keep running statistics and are no batch norms."""
+"""What layers have in common that keep running statistics, and those of them that are no batch norms."""
 
 import inspect
-from typing import Any
+import math
+import weakref
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import brainstate
+import jax
+import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from .. import _checks, _docs, _units
 from .._typing import Array, Axes, AxisGroups, AxisName, Size
-from ..functional._batch import _averaged
+from ..functional import _batch
 from ._fit import phase, watch
 from ._normalization import _SampleNorm
+
+
+class Pooling(NamedTuple):
+    """Where a layer puts what its batches give inside `accumulate_statistics` or `recalibrate`."""
+
+    kind: str
+    state: brainstate.State
+
+
+#: The layers that are inside one, and the states that they have used there: to be used again, for traced functions
+#: refer to them. A state belongs to the depth of nested traces in which it was made.
+POOLING: weakref.WeakKeyDictionary[Any, Pooling] = weakref.WeakKeyDictionary()
+_USED: weakref.WeakKeyDictionary[Any, dict[int, brainstate.State]] = weakref.WeakKeyDictionary()
+
+
+class Running:
+    """A layer with statistics that move while fitting: what `freeze`, `accumulate_statistics` and the like need of it.
+
+    A subclass says which states these are, what it pools of its batches, and what becomes of that.
+    """
+
+    frozen: bool
+    #: whether the statistics are those of data, which `recalibrate` can set
+    _of_data: ClassVar[bool] = True
+
+    @property
+    def _running(self) -> tuple[brainstate.State, ...]:
+        """The states that move."""
+        raise NotImplementedError
+
+    def _nothing(self) -> dict[str, Any]:
+        """What is pooled of no batches."""
+        raise NotImplementedError
+
+    def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
+        """Move the statistics once by what was pooled: with the weight of a batch, or with this one."""
+        raise NotImplementedError
+
+    @property
+    def _mode(self) -> Any:
+        """What a traced call has taken for constant; None is the usual."""
+        pooling = POOLING.get(self)
+        return (self.frozen, pooling and pooling.kind) if self.frozen or pooling else None
+
+    def _fits(self, fit: bool | None) -> bool:
+        watch(self)
+        pooling = POOLING.get(self)
+        if fit is None and not self.frozen and self._of_data and pooling is not None and pooling.kind == 'recalibrate':
+            return True
+        return phase(type(self).__name__, fit, self.frozen)
+
+    def _pool(self, kind: str) -> None:
+        """Begin to pool: from here on the statistics stay."""
+        start = {'batches': jnp.zeros((), jnp.int32), **self._nothing()}
+        made = brainstate.BatchState(start)
+        state = _USED.setdefault(self, {}).setdefault(made.stack_level, made)
+        state.value = start
+        POOLING[self] = Pooling(kind, state)
+
+    def _put(self, **seen: Any) -> None:
+        """Replace what was pooled by what one more batch makes of it."""
+        state = POOLING[self].state
+        state.value = {'batches': state.value['batches'] + 1, **seen}
+
+    def _pooled(self) -> dict[str, Any]:
+        """What was pooled."""
+        return POOLING[self].state.value
+
+    def _unpool(self) -> None:
+        """End it, and keep nothing that may belong to a trace."""
+        pooling = POOLING.pop(self, None)
+        if pooling is not None:
+            pooling.state.value = None
+
+
+def refuse_one_value(op: str, x: Any, axis: Sequence[int], count: Any) -> None:
+    """Refuse one value a channel as far as it is known before the arrays are.
+
+    A mask may be traced: then such a channel is normalized to zeros, and the running statistics stay as they were.
+    """
+    if not isinstance(count, jax.core.Tracer):
+        _checks.several(op, 1 if (np.asarray(count) == 1).any() else 0, jnp.shape(x), axis, 'fit=False')
+
 
 #: What the docstrings of such layers need not say.
 _RUNNING = """Of a layer with running statistics.
@@ -28,11 +117,12 @@ Raises
 ------
 ValueError, TypeError
     At construction for a wrong size, axis, epsilon or momentum; at the call for an input of another shape, for one
-    value a channel while fitting, and where nothing says which phase it is.
+    value a channel while fitting (under a traced mask none can be raised: the running averages stay as they were), and
+    where nothing says which phase it is.
 """
 
 
-class _Running(_SampleNorm):
+class _Running(Running, _SampleNorm):
     """A norm whose statistics while evaluating are running averages, each a state of the name it is given by."""
 
     def __init_subclass__(cls) -> None:
@@ -65,19 +155,30 @@ class _Running(_SampleNorm):
             setattr(self, f'running_{name}', mean_type(value.astype(wide)))
 
     @property
-    def _mode(self) -> Any:
-        return self.frozen or None
+    def _running(self) -> tuple[brainstate.State, ...]:
+        return tuple(v for n, v in vars(self).items() if n.startswith('running_'))
 
-    def _fits(self, fit: bool | None) -> bool:
-        watch(self)
-        return phase(type(self).__name__, fit, self.frozen)
+    def _over(self, mask: Any) -> dict[str, Any]:
+        """What statistics are taken over."""
+        names = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
+        return {'where': mask, 'axis': self._channel_axis, **names}
 
-    def _move(self, **batch: Any) -> None:
-        """Move the running statistics towards those of a batch, if they are finite."""
+    def _count(self, x: Any, mask: Any) -> Any:
+        """How many values there are a channel, under a mask: one is refused where that is known."""
+        if mask is None:
+            return math.inf  # more than one, or the kernel refuses it
+        op = type(self).__name__
+        count = _batch.count(op, _units.number(x), **self._over(mask))
+        refuse_one_value(op, x, (self._channel_axis,), count)
+        return count
+
+    def _move(self, count: Any, weight: Any = None, **batch: Any) -> None:
+        """Move the running statistics towards those of a batch of `count` values a channel, if it is sound."""
         states = [getattr(self, f'running_{name}') for name in batch]
         old = [_units.like(s.value, b) for s, b in zip(states, batch.values(), strict=True)]
         units = [_units.unit_of(o) for o in old]
         seen = [_units.in_unit(type(self).__name__, 'x', b, u) for b, u in zip(batch.values(), units, strict=True)]
-        new, _ = _averaged([_units.number(o) for o in old], seen, 1 - self.momentum, jnp.inf, False)
+        weight = 1 - self.momentum if weight is None else weight
+        new, _ = _batch._averaged([_units.number(o) for o in old], seen, weight, count, False)
         for state, value, unit in zip(states, new, units, strict=True):
             state.value = _units.attach(value, unit, 1)

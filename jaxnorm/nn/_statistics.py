@@ -15,19 +15,20 @@ import numpy as np
 
 from .. import _checks
 from .. import functional as F
-from ._batch import POOLING, _BatchNorm
+from ._batch import _BatchNorm
 from ._fit import jit
 from ._normalization import GroupNorm, InstanceNorm
+from ._running import POOLING, Running
 
 T = TypeVar('T')
 
 
 def _replaced(tree: Any, visit: Callable[[Any], Any], seen: dict[int, Any]) -> Any:
-    """`tree` with `visit(layer)` in the place of each of its batch norms; modules, lists and dicts are changed."""
+    """`tree` with `visit(layer)` for each layer with running statistics; modules, lists and dicts are changed."""
     if id(tree) in seen:
         return seen[id(tree)][1]
     # the key is beside its value, so that no other object gets its id meanwhile
-    if isinstance(tree, _BatchNorm):
+    if isinstance(tree, Running):
         new = visit(tree)
         seen[id(tree)] = tree, new
         if new is not tree:
@@ -51,28 +52,32 @@ def _replaced(tree: Any, visit: Callable[[Any], Any], seen: dict[int, Any]) -> A
     return tree
 
 
-def _batch_norms(op: str, model: Any) -> list[_BatchNorm]:
-    """The batch norms of a model, each once."""
-    found: list[_BatchNorm] = []
+def _layers(op: str, model: Any, kind: Any = Running, what: str = 'a layer with running statistics') -> list[Any]:
+    """The layers of a kind in a model, each once."""
+    found: list[Any] = []
 
-    def visit(layer: _BatchNorm) -> _BatchNorm:
-        found.append(layer)
+    def visit(layer: Any) -> Any:
+        found.extend([layer] if isinstance(layer, kind) else [])
         return layer
 
     _replaced(model, visit, {})
     if not found:
         raise ValueError(
-            f'{op}: model must hold a batch norm of jaxnorm.nn, got {type(model).__name__} without one; pass the '
-            'module that holds them.'
+            f'{op}: model must hold {what} of jaxnorm.nn, got {type(model).__name__} without one; pass the module that '
+            'holds them.'
         )
     return found
 
 
-def _tracking(op: str, model: Any) -> list[_BatchNorm]:
-    """Those with running statistics."""
-    found = [layer for layer in _batch_norms(op, model) if layer.track_running_stats]
+def _tracking(op: str, model: Any, of_data: bool = False) -> list[Running]:
+    """Those with running statistics, or with such that are of data."""
+    layers = _layers(op, model)
+    found = [layer for layer in layers if layer._running and (layer._of_data or not of_data)]
     if not found:
-        raise ValueError(f'{op}: model must hold running statistics, got none; construct its batch norms with them.')
+        raise ValueError(
+            f'{op}: model must hold running statistics{" of data" if of_data else ""}, got none in '
+            f'{", ".join(sorted({type(layer).__name__ for layer in layers}))}; construct a batch norm with them.'
+        )
     if any(layer in POOLING for layer in found):
         raise ValueError(
             f'{op}: model must not be inside accumulate_statistics or recalibrate already, got one that is; leave '
@@ -82,11 +87,11 @@ def _tracking(op: str, model: Any) -> list[_BatchNorm]:
 
 
 @contextlib.contextmanager
-def _pooled(op: str, layers: list[_BatchNorm]) -> Iterator[list[tuple[_BatchNorm, dict[str, Any]]]]:
-    """Pool the moments of the layers inside; they are in the list after it, which stays empty where it raises."""
-    states = [state for layer in layers for state in (layer.running_mean, layer.running_var)]
+def _pooled(op: str, layers: list[Running]) -> Iterator[list[tuple[Running, dict[str, Any]]]]:
+    """Pool what batches give to the layers inside; they are in the list after it, which stays empty where it raises."""
+    states = [state for layer in layers for state in layer._running]
     before = [state.value for state in states]
-    results: list[tuple[_BatchNorm, dict[str, Any]]] = []
+    results: list[tuple[Running, dict[str, Any]]] = []
     try:
         for layer in layers:
             layer._pool(op)
@@ -123,7 +128,8 @@ def accumulate_statistics(model: T) -> Iterator[T]:
     Parameters
     ----------
     model : brainstate.nn.Module
-        A batch norm, or a module, list or dict that holds some.
+        A layer with running statistics (of batch norm's family, EvoNormB0, IterNorm or SpectralNorm), or a module, list
+        or dict that holds some.
 
     Yields
     ------
@@ -141,7 +147,8 @@ def accumulate_statistics(model: T) -> Iterator[T]:
     -----
     The calls may be jitted by `jaxnorm.jit`, inside or outside of which the context may be. A micro-batch that is empty
     or masked out has no weight; one that is not finite leaves the running statistics as they were, as the large batch
-    would. The statistics of ghost batch norms are averaged over virtual batches, as in one call.
+    would. The statistics of ghost batch norms are averaged over virtual batches, as in one call. The singular vector of
+    a SpectralNorm rests inside, and moves once.
 
     References
     ----------
@@ -160,7 +167,7 @@ def accumulate_statistics(model: T) -> Iterator[T]:
     with _pooled('accumulate_statistics', _tracking('accumulate_statistics', model)) as results:
         yield model
     for layer, seen in results:
-        layer._move(seen['mean'] + seen['offset'], seen['var'], seen['count'], seen['batches'] > 0)
+        layer._commit(seen)
 
 
 def recalibrate(
@@ -177,7 +184,7 @@ def recalibrate(
     Parameters
     ----------
     model : brainstate.nn.Module
-        A batch norm, or a module that holds some; frozen ones keep what they have.
+        A batch norm, EvoNormB0 or IterNorm, or a module that holds some; frozen ones keep what they have.
     batches : iterable
         The inputs, a batch each; of a tuple or list the first element, as data loaders give inputs and labels.
     apply : callable, optional
@@ -199,7 +206,7 @@ def recalibrate(
 
     Notes
     -----
-    Batch norms normalize by the batch meanwhile, as while fitting; everything else evaluates, dropout for one. Nothing
+    These layers normalize by the batch meanwhile, as while fitting; everything else evaluates, dropout for one. Nothing
     but running statistics changes, and nothing at all if something raises.
 
     References
@@ -216,7 +223,7 @@ def recalibrate(
     ([3.5], [5.25])
     """
     op = 'recalibrate'
-    layers = [layer for layer in _tracking(op, model) if not layer.frozen]
+    layers = [layer for layer in _tracking(op, model, of_data=True) if not layer.frozen]
     if not layers:
         raise ValueError(f'{op}: model must hold a batch norm that is not frozen, got none; unfreeze it first.')
     if progress:
@@ -252,9 +259,7 @@ def recalibrate(
                 'inputs and weights.'
             )
     for layer, seen in pooled:
-        layer._move(seen['mean'] + seen['offset'], seen['var'], seen['count'], weight=1.0)
-        if layer._counts:
-            layer.num_batches_tracked.value = seen['batches']
+        layer._commit(seen, weight=1.0)
     return model
 
 
@@ -275,12 +280,13 @@ def _with_progress(op: str, batches: Iterable[Any]) -> Iterable[Any]:
 
 
 def freeze(model: T) -> T:
-    """Freeze the batch norms of a model: they evaluate whatever the environment says, and their statistics stay.
+    """Freeze the running statistics of a model: its layers evaluate whatever the environment says.
 
     Parameters
     ----------
     model : brainstate.nn.Module
-        A batch norm, or a module, list or dict that holds some.
+        A layer with running statistics (of batch norm's family, EvoNormB0, IterNorm, or SpectralNorm with its singular
+        vector), or a module, list or dict that holds some.
 
     Returns
     -------
@@ -290,7 +296,7 @@ def freeze(model: T) -> T:
     Raises
     ------
     ValueError
-        If the model holds no batch norm.
+        If the model holds no layer with running statistics.
 
     Notes
     -----
@@ -308,18 +314,18 @@ def freeze(model: T) -> T:
     >>> layer.frozen
     True
     """
-    for layer in _batch_norms('freeze', model):
+    for layer in _layers('freeze', model):
         layer.frozen = True
     return model
 
 
 def unfreeze(model: T) -> T:
-    """Let the batch norms of a model follow the environment again.
+    """Let the layers with running statistics of a model follow the environment again.
 
     Parameters
     ----------
     model : brainstate.nn.Module
-        A batch norm, or a module, list or dict that holds some.
+        A layer with running statistics, or a module, list or dict that holds some.
 
     Returns
     -------
@@ -329,7 +335,7 @@ def unfreeze(model: T) -> T:
     Raises
     ------
     ValueError
-        If the model holds no batch norm.
+        If the model holds no layer with running statistics.
 
     Notes
     -----
@@ -346,7 +352,7 @@ def unfreeze(model: T) -> T:
     >>> layer.frozen
     False
     """
-    for layer in _batch_norms('unfreeze', model):
+    for layer in _layers('unfreeze', model):
         layer.frozen = False
     return model
 
@@ -476,7 +482,8 @@ def convert(model: T, to: Any, **options: Any) -> T:
     Notes
     -----
     States are handed over, not copied, so that an optimizer goes on with the same ones. Epsilon and activation stay.
-    Layers that are shared stay shared.
+    Layers that are shared stay shared. Other layers with running
+    statistics (EvoNormB0, IterNorm, SpectralNorm) are not what is converted, and stay as they are.
 
     References
     ----------
@@ -501,7 +508,7 @@ def convert(model: T, to: Any, **options: Any) -> T:
             f'got {_checks.describe(to)}; pass for example jaxnorm.nn.GroupNorm.'
         )
     # all of them first, so that the model stays as it is where one cannot be made
-    made = {layer: _converted(op, layer, to, options) for layer in _batch_norms(op, model)}
+    made = {layer: _converted(op, layer, to, options) for layer in _layers(op, model, _BatchNorm, 'a batch norm')}
     return _replaced(model, lambda layer: made.get(layer, layer), {})
 
 

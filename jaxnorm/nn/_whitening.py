@@ -3,14 +3,16 @@
 from typing import Any
 
 import brainstate
+import brainunit
 import jax.numpy as jnp
 
-from .. import _checks
+from .. import _checks, _units
 from .. import functional as F
-from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from ..functional import _whitening
 from ._base import default
 from ._normalization import _groups
-from ._running import _Running
+from ._running import POOLING, _Running
 
 
 class IterNorm(_Running):
@@ -75,6 +77,7 @@ class IterNorm(_Running):
         mean_type: type = brainstate.BatchState,
         num_features: Size | None = None,
         frozen: bool = False,
+        activation: Activation | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -86,6 +89,7 @@ class IterNorm(_Running):
             axis_index_groups,
             momentum=momentum,
             frozen=frozen,
+            activation=activation,
             use_bias=use_bias,
             use_scale=use_scale,
             bias_init=bias_init,
@@ -100,20 +104,50 @@ class IterNorm(_Running):
         matrices = jnp.broadcast_to(jnp.eye(self.group_size), (self.num_groups, self.group_size, self.group_size))
         self._keep(mean_type, mean=jnp.zeros(channels), whitening=matrices)
 
-    def update(self, x: ArrayLike, mask: ArrayLike | None = None, *, fit: bool | None = None) -> Result:
-        """Whiten `x`; `mask` says what counts, `fit` overrules frozen flag and environment."""
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Whiten `x`; `mask` says what counts, `fit` overrules frozen flag and environment.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own.
+        """
         self._check_shape(x)
-        options = {'axis': self._channel_axis, 'where': mask, **self._affine}
+        options = {'axis': self._channel_axis, 'where': mask, **self._activated(scale, bias)}
         if not self._fits(fit):
-            return self._result(F.iterative_norm(x, self.running_mean.value, self.running_whitening.value, **options))
+            return self._result(
+                F.iterative_norm(x, self.running_mean.value, self.running_whitening.value, **options), mask
+            )
+        count, over = self._count(x, mask), self._over(mask)
         y, mean, whitening = F.iterative_norm_fit(
             x,
             num_groups=self.num_groups,
             num_iterations=self.num_iterations,
             epsilon=self.epsilon,
-            axis_name=self.axis_name,
-            axis_index_groups=self.axis_index_groups,
-            **options,
+            **options | over,
         )
-        self._move(mean=mean, whitening=whitening)
-        return self._result(y)
+        if self in POOLING:
+            old, names = self._pooled(), ('count', 'mean', 'offset', 'covariance')
+            new = _whitening.accumulated(x, *(old[n] for n in names), **over)
+            self._put(**dict(zip(names, new, strict=True)))
+        else:
+            self._move(count, mean=mean, whitening=whitening)
+        return self._result(y, mask)
+
+    def _nothing(self) -> dict[str, Any]:
+        mean = brainunit.math.zeros_like(self.running_mean.value)
+        zeros = jnp.zeros_like(_units.number(self.running_whitening.value))
+        covariance = _units.attach(zeros, _units.unit_of(mean), 2)
+        return {'count': jnp.zeros(1, zeros.dtype), 'mean': mean, 'offset': mean, 'covariance': covariance}
+
+    def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
+        covariance = seen['covariance']
+        options = {'num_iterations': self.num_iterations, 'epsilon': self.epsilon}
+        whitening = _whitening.whitening_of(_units.number(covariance), **options)
+        mean = seen['mean'] + seen['offset']
+        self._move(seen['count'], weight, mean=mean, whitening=_units.attach(whitening, _units.unit_of(mean), -1))

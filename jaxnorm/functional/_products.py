@@ -1,0 +1,150 @@
+"""Products of matrices to within one rounding of their largest terms, however many terms an entry has.
+
+A product in float32 rounds after each of its terms; here only the last rounding is left. An array is parted into heads,
+multiples of a power of two so large that sums of products of heads are exact, and what remains of it, some 500 times
+smaller, whose roundings don't show: three products in place of one. A number may come, and the result does, as the
+unevaluated sum of two, so that a chain of products rounds once.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+
+from .._typing import Array
+from ._elementary import product
+from ._linear import linear
+
+
+class Pair(NamedTuple):
+    """The unevaluated sum of an array and what its rounding has left."""
+
+    head: Array
+    tail: Array
+
+
+def single(x: Array) -> Pair:
+    """An array as it is."""
+    return Pair(x, jnp.zeros_like(x))
+
+
+def rounded(a: Array, b: Array) -> Pair:
+    """`a + b`: the rounded sum, and what is missing from it (Knuth), which is constant for derivatives."""
+    total = a + b
+    back = total - a
+    return Pair(total, jax.lax.stop_gradient((a - (total - back)) + (b - back)))
+
+
+def add(a: Pair, b: Pair) -> Pair:
+    """The sum of two pairs."""
+    total = rounded(a.head, b.head)
+    return rounded(total.head, total.tail + (a.tail + b.tail))
+
+
+def power_of_two(x: Array, bits: int = 0) -> Array:
+    """The power of two next above each number, less so many bits: what an array is scaled with without a rounding."""
+    form = jnp.finfo(x.dtype)
+    exponent = jnp.frexp(jax.lax.stop_gradient(x))[1] - bits
+    return jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, form.minexp, -form.minexp))
+
+
+def _parted(x: Pair, axes: tuple[int, ...], bits: int) -> tuple[Array, Array]:
+    """A head of so many bits below the largest of the axes, and all that remains."""
+    unit = power_of_two(jnp.max(jnp.abs(x.head), axes, keepdims=True, initial=0), bits)
+    head = jnp.round(x.head / unit) * unit
+    return head, (x.head - head) + x.tail
+
+
+@jax.custom_jvp
+def inverse_root(x: Array) -> Array:
+    """1 / sqrt(x), rounded once, as its derivative nearly is; 0 where `x` is 0."""
+    positive = jnp.where(x > 0, x, 1)
+    y = 1 / jnp.sqrt(positive)
+    root, low = product(positive, y)
+    one, rest = product(root, y)
+    y = y + 0.5 * y * (((1 - one) - rest) - low * y)  # a step of Newton's method, with what is left of 1 - x y**2
+    return jnp.where(x > 0, y, 0)
+
+
+@inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    y = cast(Array, inverse_root(x))
+    return y, -0.5 * dx * y / jnp.where(x > 0, x, 1)  # in this order nothing over- or underflows
+
+
+def total(x: Array, axes: tuple[int, ...]) -> Pair:
+    """The sum over axes, which stay with size one: an exact one of heads, and that of what remains."""
+    bits = jnp.finfo(x.dtype).nmant + 1 - math.ceil(math.log2(max(math.prod(x.shape[a] for a in axes), 1)))
+    return Pair(*(jnp.sum(part, axes, keepdims=True) for part in _parted(single(x), axes, bits)))
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """Broadcasting along axes of size one, and its transpose."""
+
+    shape: tuple[int, ...]
+    axes: tuple[int, ...]
+    back: bool = False
+
+    def __call__(self, residuals: Any, operands: Any) -> list[Array]:
+        if self.back:
+            parts = total(operands[0], self.axes)
+            return [parts.head + parts.tail]
+        return [jnp.broadcast_to(operands[0], self.shape)]
+
+
+def spread(x: Array, shape: tuple[int, ...]) -> Array:
+    """`x` broadcast to a shape, its derivative a `total`: where a slope is made of such a sum, and little else."""
+    axes = tuple(a for a, s in enumerate(x.shape) if s != shape[a])
+    return linear(_Spread(shape, axes), _Spread(shape, axes, back=True), [], [x])[0]
+
+
+def _names(spec: str) -> tuple[str, str, str]:
+    operands, result = spec.split('->')
+    left, right = operands.split(',')
+    return left, right, result
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def times(spec: str, a: Pair, b: Pair) -> Pair:
+    """`jnp.einsum(spec, a, b)` of two operands."""
+    left, right, result = _names(spec)
+    summed = [n for n in left if n in right and n not in result]
+    terms = math.prod(a.head.shape[left.index(n)] for n in summed)
+    bits = (jnp.finfo(a.head.dtype).nmant + 1 - math.ceil(math.log2(max(terms, 1)))) // 2
+    top, rest = _parted(a, tuple(left.index(n) for n in summed), bits)
+    top2, rest2 = _parted(b, tuple(right.index(n) for n in summed), bits)
+    dot = partial(jnp.einsum, spec, precision=jax.lax.Precision.HIGHEST)
+    return rounded(dot(top, top2), dot(top, rest2) + dot(rest, b.head))
+
+
+@dataclass(frozen=True)
+class _By:
+    """The product as a map of its left operand (0) or its right one (1)."""
+
+    spec: str
+    side: int
+
+    def __call__(self, residuals: Any, operands: Any) -> list[Array]:
+        moving, fixed = single(operands[0]), Pair(*residuals)
+        return [times(self.spec, *((fixed, moving) if self.side else (moving, fixed))).head]
+
+    @property
+    def transpose(self) -> '_By':
+        left, right, result = _names(self.spec)
+        return _By(f'{left},{result}->{right}' if self.side else f'{result},{right}->{left}', self.side)
+
+
+@times.defjvp
+def _times_jvp(spec: str, primals: tuple[Pair, Pair], tangents: tuple[Pair, Pair]) -> tuple[Pair, Pair]:
+    # tails have no tangents
+    maps = _By(spec, 0), _By(spec, 1)
+    moved = [
+        linear(f, f.transpose, [*fixed], [moving.head])[0]
+        for f, fixed, moving in zip(maps, reversed(primals), tangents, strict=True)
+    ]
+    return cast(Pair, times(spec, *primals)), single(moved[0] + moved[1])
