@@ -65,11 +65,23 @@ class Picklable:
         vars(self).update(_unpack(attributes))
 
 
-def described(cls: type, family: str | None) -> None:
-    """Give a class the signature that brainstate's metaclass hides, and what its docstring leaves out."""
+def described(cls: type, *families: str | None, without: Sequence[str] = ()) -> None:
+    """Give a class the signature that brainstate's metaclass hides, and what its docstring leaves out.
+
+    What a constructor hands on to that of its base, as ``**options``, is part of its signature: all keywords of the
+    base but those that it names itself, and those that it goes `without`.
+    """
+    kinds = inspect.Parameter
     _, *parameters = inspect.signature(cls.__init__).parameters.values()
+    base = next((b for b in cls.__mro__ if b is not cls and '__signature__' in vars(b)), None)
+    if base and parameters and parameters[-1].kind is kinds.VAR_KEYWORD:
+        parameters.pop()
+        names = {*without, *(p.name for p in parameters)}
+        handed = [p for p in inspect.signature(base).parameters.values() if p.kind is kinds.KEYWORD_ONLY]
+        parameters += [p for p in handed if p.name not in names]
     cast(Any, cls).__signature__ = inspect.Signature(parameters)
-    cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), family)
+    if families:
+        cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), *families)
 
 
 class Activation(Picklable, brainstate.nn.ElementWiseBlock):
@@ -230,10 +242,20 @@ class Normalization(Picklable, brainstate.nn.Module):
 
     #: the attribute that holds scale and bias, as brainstate calls it
     _parameters: ClassVar[str] = 'weight'
+    #: docstrings of what subclasses have in common, from which theirs are completed first
+    _families: ClassVar[tuple[str, ...]] = ()
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, without: Sequence[str] = ()) -> None:
         super().__init_subclass__()
-        described(cls, Normalization.__doc__)
+        described(cls, *cls._families, Normalization.__doc__, without=without)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            inspect.signature(cls).bind_partial(*args, **kwargs)
+        except TypeError as error:
+            known = ', '.join(inspect.signature(cls).parameters)
+            raise TypeError(f'{cls.__name__}: {error}; its arguments are {known}.') from None
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -358,6 +380,9 @@ class Normalization(Picklable, brainstate.nn.Module):
     def _channel_axis(self) -> int:
         """The channel axis of an input, batch included."""
         raise NotImplementedError
+
+
+described(Normalization)
 
 
 def _size(op: str, in_size: Any, aliases: dict[str, Any]) -> int | tuple[int, ...]:

@@ -1,7 +1,6 @@
 """Batch norms as modules: running statistics, and what decides which ones are used."""
 
 import functools
-import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
@@ -10,7 +9,7 @@ import brainstate
 import brainunit
 import jax.numpy as jnp
 
-from .. import _checks, _docs, _units
+from .. import _checks, _units
 from .. import functional as F
 from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ..functional import _batch
@@ -81,10 +80,11 @@ True
 class _BatchNorm(Running, _ChannelNorm):
     """The one batch norm; its public names differ in the number of spatial axes, and in what they do while fitting."""
 
+    _families = (_BATCH_NORM,)
     #: None is any
     num_spatial_dims: ClassVar[int | None] = None
 
-    def __init_subclass__(cls, spatial: int | None = None) -> None:
+    def __init_subclass__(cls, spatial: int | None = None, without: Sequence[str] = ()) -> None:
         if spatial is not None:
             cls.num_spatial_dims = spatial
         if cls.__doc__ is None:
@@ -94,14 +94,7 @@ class _BatchNorm(Running, _ChannelNorm):
             cls.__doc__ = _BATCH_NORM.format(
                 spatial=words[n], name=cls.__name__, shape=', '.join(map(str, shape)), count=math.prod(shape)
             )
-        signature = inspect.signature(cls.__init__)
-        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        if len(own) < len(signature.parameters):  # what a subclass hands on to this class is part of its signature
-            names = {p.name for p in own}
-            own += [p for p in inspect.signature(_BatchNorm.__init__).parameters.values() if p.name not in names]
-            cast(Any, cls.__init__).__signature__ = inspect.Signature(own)
-            cls.__doc__ = _docs.complete(cls.__doc__, [p.name for p in own], _BATCH_NORM)
-        super().__init_subclass__()
+        super().__init_subclass__(without)
 
     def __init__(
         self,
@@ -134,8 +127,8 @@ class _BatchNorm(Running, _ChannelNorm):
         super().__init__(
             in_size,
             feature_axis,
-            epsilon,
-            {'num_features': num_features},
+            epsilon=epsilon,
+            aliases={'num_features': num_features},
             use_scale=affine if use_scale is None else use_scale,
             use_bias=affine if use_bias is None else use_bias,
             scale_init=scale_initializer,

@@ -257,7 +257,9 @@ class FiLM(_ChannelNorm):
         param_type: type = brainstate.ParamState,
         name: str | None = None,
     ) -> None:
-        super().__init__(in_size, feature_axis, 0.0, {}, use_scale=False, use_bias=False, dtype=dtype, name=name)
+        super().__init__(
+            in_size, feature_axis, epsilon=0.0, aliases={}, use_scale=False, use_bias=False, dtype=dtype, name=name
+        )
         del self.epsilon
         channels = self._size[self.feature_axes[0]]
         options = {'w_init': w_init, 'b_init': b_init, 'param_type': param_type}
@@ -535,4 +537,4 @@ class QKNorm(Picklable, brainstate.nn.Module):
 
 
 for _cls in (SPADE, QKNorm):
-    described(_cls, None)
+    described(_cls)

@@ -9,16 +9,17 @@ from .._typing import ArrayLike, Axes, Result, Size
 from ._base import Normalization, default
 
 
-class _Dynamic(Normalization):
+class _Dynamic(Normalization, without=['aliases', 'scale_offset', 'activation']):
     """What the curves have in common: scale and bias along the last axes, and numbers inside the curve."""
 
     def __init__(
         self,
         in_size: Size | None,
         feature_axes: Axes,
-        normalized_shape: Size | None,
+        *,
         inner: dict[str, Any],
-        param_type: type,
+        param_type: type = brainstate.ParamState,
+        normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
         if normalized_shape is not None and not isinstance(normalized_shape, int):
@@ -38,7 +39,7 @@ class _Dynamic(Normalization):
         return self._result(kernel(x, axis=axes, where=mask, **self._parameters_of(scale, bias)))
 
 
-class DynamicTanh(_Dynamic):
+class DynamicTanh(_Dynamic, without=['inner']):
     """Dynamic tanh (DyT): a bounded curve of learned slope in place of a layer norm.
 
     Parameters
@@ -69,28 +70,9 @@ class DynamicTanh(_Dynamic):
         feature_axes: Axes = -1,
         *,
         alpha_init: float = default(F.dynamic_tanh, 'alpha'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
-        param_type: type = brainstate.ParamState,
-        normalized_shape: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axes,
-            normalized_shape,
-            {'alpha': alpha_init},
-            param_type,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            name=name,
-        )
+        super().__init__(in_size, feature_axes, inner={'alpha': alpha_init}, **options)
 
     def update(
         self,
@@ -109,7 +91,7 @@ class DynamicTanh(_Dynamic):
         return self._apply(F.dynamic_tanh, x, mask, scale, bias)
 
 
-class DynamicErf(_Dynamic):
+class DynamicErf(_Dynamic, without=['inner']):
     """Dynamic erf (Derf): the error function of learned slope and shift in place of a layer norm.
 
     Parameters
@@ -143,28 +125,9 @@ class DynamicErf(_Dynamic):
         *,
         alpha_init: float = default(F.dynamic_erf, 'alpha'),
         shift_init: float = default(F.dynamic_erf, 'shift'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
-        param_type: type = brainstate.ParamState,
-        normalized_shape: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axes,
-            normalized_shape,
-            {'alpha': alpha_init, 'shift': shift_init},
-            param_type,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            name=name,
-        )
+        super().__init__(in_size, feature_axes, inner={'alpha': alpha_init, 'shift': shift_init}, **options)
 
     def update(
         self,

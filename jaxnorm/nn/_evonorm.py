@@ -8,14 +8,14 @@ import jax.numpy as jnp
 
 from .. import _units
 from .. import functional as F
-from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from .._typing import ArrayLike, Axes, Result, Size
 from ..functional import _batch
 from ._base import default
 from ._normalization import _groups, _SampleNorm
 from ._running import POOLING, _Running
 
 
-class EvoNormB0(_Running):
+class EvoNormB0(_Running, without=['activation']):
     """EvoNorm B0: by the larger of the batch's deviation and that of each sample with the input, for no activation.
 
     While fitting, the variance of each channel over the batch is taken, and its running average is kept; while
@@ -52,38 +52,12 @@ class EvoNormB0(_Running):
         feature_axis: Axes = -1,
         *,
         epsilon: float = default(F.evonorm_b0, 'epsilon'),
-        momentum: float = default(F.batch_norm_update, 'momentum'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
         v_init: Any = 1.0,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
         param_type: type = brainstate.ParamState,
         mean_type: type = brainstate.BatchState,
-        num_features: Size | None = None,
-        frozen: bool = False,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_features,
-            axis_name,
-            axis_index_groups,
-            momentum=momentum,
-            frozen=frozen,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        super().__init__(in_size, feature_axis, epsilon=epsilon, param_type=param_type, **options)
         self._learn(param_type, v=v_init)
         self._keep(mean_type, var=jnp.ones_like(self._affine['v']))
 
@@ -132,7 +106,7 @@ class EvoNormB0(_Running):
         self._move(seen['count'], weight, var=seen['var'])
 
 
-class EvoNormS0(_SampleNorm):
+class EvoNormS0(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
     """EvoNorm S0: each sample gated as by swish, over the deviation of its groups of channels, for no activation.
 
     Parameters
@@ -172,34 +146,13 @@ class EvoNormS0(_SampleNorm):
         group_size: int | None = None,
         *,
         epsilon: float = default(F.evonorm_s0, 'epsilon'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
         v_init: Any = 1.0,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
         param_type: type = brainstate.ParamState,
         num_channels: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_channels,
-            axis_name,
-            axis_index_groups,
-            'num_channels',
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        aliases = {'num_channels': num_channels}
+        super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, param_type=param_type, **options)
         channels = self._size[self.feature_axes[0]]
         self.num_groups, self.group_size = _groups('EvoNormS0', channels, num_groups, group_size)
         self._learn(param_type, v=v_init)

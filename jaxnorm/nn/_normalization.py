@@ -7,11 +7,11 @@ import jax.numpy as jnp
 
 from .. import _checks
 from .. import functional as F
-from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ._base import Normalization, Picklable, default, described
 
 
-class _AxisNorm(Normalization):
+class _AxisNorm(Normalization, without=['aliases']):
     """What layer norm and RMS norm share: axes to reduce, counted from the end."""
 
     def __init__(
@@ -19,11 +19,13 @@ class _AxisNorm(Normalization):
         in_size: Size | None,
         reduction_axes: Axes,
         feature_axes: Axes,
-        normalized_shape: Size | None,
+        *,
         epsilon: float,
-        axis_name: AxisName | None,
-        axis_index_groups: AxisGroups | None,
-        cast: str,
+        axis_name: AxisName | None = None,
+        axis_index_groups: AxisGroups | None = None,
+        cast: str = 'after',
+        use_fast_variance: bool = True,
+        normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
         if normalized_shape is not None and not isinstance(normalized_shape, int):
@@ -78,40 +80,9 @@ class LayerNorm(_AxisNorm):
         feature_axes: Axes = -1,
         *,
         epsilon: float = default(F.layer_norm, 'epsilon'),
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = None,
-        scale_offset: float = 0.0,
-        cast: str = 'after',
-        activation: Activation | None = None,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        use_fast_variance: bool = True,
-        dtype: Any = None,
-        param_type: type = brainstate.ParamState,
-        normalized_shape: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            reduction_axes,
-            feature_axes,
-            normalized_shape,
-            epsilon,
-            axis_name,
-            axis_index_groups,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            scale_offset=scale_offset,
-            cast=cast,
-            activation=activation,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, **options)
 
     def update(
         self,
@@ -131,7 +102,7 @@ class LayerNorm(_AxisNorm):
         return self._apply(F.layer_norm, x, mask, segment_ids=segment_ids, **self._following(scale, bias))
 
 
-class RMSNorm(_AxisNorm):
+class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
     """RMS normalization: each sample by the root of its mean square, without centring.
 
     Parameters
@@ -160,40 +131,12 @@ class RMSNorm(_AxisNorm):
         in_size: Size | None = None,
         *,
         epsilon: float = default(F.rms_norm, 'epsilon'),
-        dtype: Any = None,
-        use_scale: bool = True,
-        scale_init: Any = None,
-        scale_offset: float = 0.0,
-        cast: str = 'after',
-        activation: Activation | None = None,
         partial: float = 1.0,
         reduction_axes: Axes = -1,
         feature_axes: Axes = -1,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        use_fast_variance: bool = True,
-        param_type: type = brainstate.ParamState,
-        normalized_shape: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            reduction_axes,
-            feature_axes,
-            normalized_shape,
-            epsilon,
-            axis_name,
-            axis_index_groups,
-            use_bias=False,
-            use_scale=use_scale,
-            scale_init=scale_init,
-            scale_offset=scale_offset,
-            cast=cast,
-            activation=activation,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, use_bias=False, **options)
         self.partial = _checks.number('RMSNorm', 'partial', partial, above=0, at_most=1)
 
     def update(
@@ -219,7 +162,7 @@ class _ChannelNorm(Normalization):
     """What batch, group and instance norm share: parameters along the channels, the batch in front."""
 
     def __init__(
-        self, in_size: Size | None, feature_axis: Axes, epsilon: float, aliases: dict[str, Any], **options: Any
+        self, in_size: Size | None, feature_axis: Axes, *, epsilon: float, aliases: dict[str, Any], **options: Any
     ) -> None:
         size = next((s for s in (in_size, *aliases.values()) if s is not None), 0)
         # a number of channels says nothing of the axes between it and the batch, so there the axis is the input's; a
@@ -255,28 +198,21 @@ class _SampleNorm(_ChannelNorm):
         self,
         in_size: Size | None,
         feature_axis: Axes,
-        epsilon: float,
-        num_channels: Size | None,
-        axis_name: AxisName | None,
-        axis_index_groups: AxisGroups | None,
-        alias: str,
-        cast: str | None = None,  # None: the kernel knows no cast, and no segments
+        *,
+        axis_name: AxisName | None = None,
+        axis_index_groups: AxisGroups | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(in_size, feature_axis, epsilon, {alias: num_channels}, **options)
+        super().__init__(in_size, feature_axis, **options)
         if len(self.feature_axes) != 1:
             raise ValueError(
                 f'{type(self).__name__}: feature_axis must be one axis, got {feature_axis!r}; pass a single int.'
             )
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
-        if cast is not None:
-            self.cast = _checks.one_of(type(self).__name__, 'cast', cast, ('after', 'before'))
 
     def _apply(self, kernel: Any, x: Any, mask: Any, **options: Any) -> Result:
-        single, (x, mask, ids) = self._with_batch(x, mask, options.pop('segment_ids', None))
-        if hasattr(self, 'cast'):
-            options |= {'cast': self.cast, 'segment_ids': ids}
+        single, (x, mask, *ids) = self._with_batch(x, mask, *(options.pop(n) for n in ('segment_ids',) if n in options))
         y = kernel(
             x,
             axis=self._channel_axis,
@@ -284,10 +220,27 @@ class _SampleNorm(_ChannelNorm):
             where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
+            **({'segment_ids': ids[0]} if ids else {}),
             **options,
         )
         y = self._result(y, mask)
         return y[0] if single else y
+
+
+class _CastingNorm(_SampleNorm):
+    """What group and instance norm share with each other."""
+
+    def __init__(
+        self,
+        in_size: Size | None,
+        feature_axis: Axes,
+        *,
+        cast: str = 'after',
+        use_fast_variance: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(in_size, feature_axis, **options)
+        self.cast = _checks.one_of(type(self).__name__, 'cast', cast, ('after', 'before'))
 
 
 def _groups(op: str, channels: int, num_groups: int | None, group_size: int | None) -> tuple[int, int]:
@@ -305,7 +258,7 @@ def _groups(op: str, channels: int, num_groups: int | None, group_size: int | No
     return (n, channels // n) if group_size is None else (channels // n, n)
 
 
-class GroupNorm(_SampleNorm):
+class GroupNorm(_CastingNorm, without=['aliases']):
     """Group normalization: each sample by the mean and variance of groups of its channels.
 
     Parameters
@@ -343,41 +296,11 @@ class GroupNorm(_SampleNorm):
         group_size: int | None = None,
         *,
         epsilon: float = default(F.group_norm, 'epsilon'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = None,
-        scale_offset: float = 0.0,
-        cast: str = 'after',
-        activation: Activation | None = None,
         reduction_axes: Axes | None = None,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        use_fast_variance: bool = True,
-        param_type: type = brainstate.ParamState,
         num_channels: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_channels,
-            axis_name,
-            axis_index_groups,
-            'num_channels',
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            scale_offset=scale_offset,
-            cast=cast,
-            activation=activation,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        super().__init__(in_size, feature_axis, epsilon=epsilon, aliases={'num_channels': num_channels}, **options)
         self.num_groups, self.group_size = _groups(
             'GroupNorm', self._size[self.feature_axes[0]], num_groups, group_size
         )
@@ -399,10 +322,10 @@ class GroupNorm(_SampleNorm):
         sequences. Both phases are the same, so `fit` has no effect.
         """
         options = {'num_groups': self.num_groups, 'reduction_axes': self.reduction_axes, 'segment_ids': segment_ids}
-        return self._apply(F.group_norm, x, mask, **options, **self._following(scale, bias))
+        return self._apply(F.group_norm, x, mask, cast=self.cast, **options, **self._following(scale, bias))
 
 
-class InstanceNorm(_SampleNorm):
+class InstanceNorm(_CastingNorm, without=['aliases']):
     """Instance normalization: each channel of each sample by its own mean and variance.
 
     References
@@ -424,40 +347,10 @@ class InstanceNorm(_SampleNorm):
         feature_axis: Axes = -1,
         *,
         epsilon: float = default(F.instance_norm, 'epsilon'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = None,
-        scale_offset: float = 0.0,
-        cast: str = 'after',
-        activation: Activation | None = None,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        use_fast_variance: bool = True,
-        param_type: type = brainstate.ParamState,
         num_features: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_features,
-            axis_name,
-            axis_index_groups,
-            'num_features',
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            scale_offset=scale_offset,
-            cast=cast,
-            activation=activation,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        super().__init__(in_size, feature_axis, epsilon=epsilon, aliases={'num_features': num_features}, **options)
 
     def update(
         self,
@@ -474,7 +367,8 @@ class InstanceNorm(_SampleNorm):
         `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
         sequences. Both phases are the same, so `fit` has no effect.
         """
-        return self._apply(F.instance_norm, x, mask, segment_ids=segment_ids, **self._following(scale, bias))
+        options = {'cast': self.cast, 'segment_ids': segment_ids}
+        return self._apply(F.instance_norm, x, mask, **options, **self._following(scale, bias))
 
 
 class AddNorm(Picklable, brainstate.nn.Module):

@@ -7,7 +7,6 @@ import brainstate
 
 from .. import _checks
 from .. import functional as F
-from .._typing import Activation as ActivationLike
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ._base import Activation, Normalization, default
 from ._normalization import _SampleNorm
@@ -29,7 +28,7 @@ class UnitNorm(_Stateless, fn=F.unit_norm, aliases={'dim': 'axis', 'eps': 'epsil
     """Each vector by its length; see `jaxnorm.functional.unit_norm`."""
 
 
-class ScaleNorm(Normalization):
+class ScaleNorm(Normalization, without=['aliases', 'use_scale', 'use_bias', 'bias_init', 'scale_offset']):
     """Scale norm: each vector by its length, times one learned number.
 
     Parameters
@@ -65,29 +64,19 @@ class ScaleNorm(Normalization):
         in_size: Size | None = None,
         *,
         epsilon: float = default(F.scale_norm, 'epsilon'),
-        dtype: Any = None,
         use_scale: bool = True,
         scale_init: Any = None,
-        activation: ActivationLike | None = None,
         reduction_axes: Axes = -1,
         axis_name: AxisName | None = None,
         axis_index_groups: AxisGroups | None = None,
         param_type: type = brainstate.ParamState,
         normalized_shape: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
         if normalized_shape is not None and not isinstance(normalized_shape, int):
             reduction_axes = tuple(range(-len(normalized_shape), 0))
-        super().__init__(
-            in_size,
-            aliases={'normalized_shape': normalized_shape},
-            use_scale=False,
-            use_bias=False,
-            activation=activation,
-            param_type=param_type,
-            dtype=dtype,
-            name=name,
-        )
+        aliases = {'normalized_shape': normalized_shape}
+        super().__init__(in_size, aliases=aliases, use_scale=False, use_bias=False, **options)
         rank = len(self._size)
         axes = _checks.axes('ScaleNorm', 'reduction_axes', reduction_axes, rank)
         length = math.prod(self._size[a] for a in axes) ** 0.5
@@ -128,7 +117,7 @@ class ScaleNorm(Normalization):
         return self._result(y, mask)
 
 
-class GlobalResponseNorm(_SampleNorm):
+class GlobalResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
     """Global response normalization: each channel weighed by its share of the response, added to the input.
 
     Parameters
@@ -156,33 +145,12 @@ class GlobalResponseNorm(_SampleNorm):
         feature_axis: Axes = -1,
         *,
         epsilon: float = default(F.global_response_norm, 'epsilon'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
         scale_init: Any = 0.0,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        param_type: type = brainstate.ParamState,
         num_channels: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_channels,
-            axis_name,
-            axis_index_groups,
-            'num_channels',
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        aliases = {'num_channels': num_channels}
+        super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, scale_init=scale_init, **options)
 
     def update(
         self,
@@ -201,7 +169,7 @@ class GlobalResponseNorm(_SampleNorm):
         return self._apply(F.global_response_norm, x, mask, **self._parameters_of(scale, bias))
 
 
-class FilterResponseNorm(_SampleNorm):
+class FilterResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
     """Filter response normalization with its thresholded linear unit, for no activation.
 
     Parameters
@@ -237,37 +205,16 @@ class FilterResponseNorm(_SampleNorm):
         feature_axis: Axes = -1,
         *,
         epsilon: float = default(F.filter_response_norm, 'epsilon'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
         use_threshold: bool = True,
         threshold_init: Any = 0.0,
         learn_epsilon: bool = False,
         epsilon_init: Any = 1e-4,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
         param_type: type = brainstate.ParamState,
         num_channels: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_channels,
-            axis_name,
-            axis_index_groups,
-            'num_channels',
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        aliases = {'num_channels': num_channels}
+        super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, param_type=param_type, **options)
         if _checks.flag('FilterResponseNorm', 'use_threshold', use_threshold):
             self._learn(param_type, threshold=threshold_init)
         if _checks.flag('FilterResponseNorm', 'learn_epsilon', learn_epsilon):

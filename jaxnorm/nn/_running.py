@@ -1,6 +1,5 @@
 """What layers have in common that keep running statistics, and those of them that are no batch norms."""
 
-import inspect
 import math
 import weakref
 from collections.abc import Sequence
@@ -12,9 +11,11 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from .. import _checks, _docs, _units
-from .._typing import Array, Axes, AxisGroups, AxisName, Size
+from .. import _checks, _units
+from .. import functional as F
+from .._typing import Array, Axes, Size
 from ..functional import _batch
+from ._base import default
 from ._fit import phase, watch
 from ._normalization import _SampleNorm
 
@@ -122,29 +123,22 @@ ValueError, TypeError
 """
 
 
-class _Running(Running, _SampleNorm):
+class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
     """A norm whose statistics while evaluating are running averages, each a state of the name it is given by."""
 
-    def __init_subclass__(cls) -> None:
-        cls.__doc__ = _docs.complete(cls.__doc__, inspect.signature(cls.__init__).parameters, _RUNNING)
-        super().__init_subclass__()
+    _families = (_RUNNING,)
 
     def __init__(
         self,
         in_size: Size | None,
         feature_axis: Axes,
-        epsilon: float,
-        num_features: Size | None,
-        axis_name: AxisName | None,
-        axis_index_groups: AxisGroups | None,
         *,
-        momentum: float,
-        frozen: bool,
+        momentum: float = default(F.batch_norm_update, 'momentum'),
+        frozen: bool = False,
+        num_features: Size | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(
-            in_size, feature_axis, epsilon, num_features, axis_name, axis_index_groups, 'num_features', **options
-        )
+        super().__init__(in_size, feature_axis, aliases={'num_features': num_features}, **options)
         self.momentum = _checks.number(type(self).__name__, 'momentum', momentum, at_least=0, at_most=1)
         self.frozen = _checks.flag(type(self).__name__, 'frozen', frozen)
 

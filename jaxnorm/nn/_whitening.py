@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import _checks, _units
 from .. import functional as F
-from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from .._typing import ArrayLike, Axes, Result, Size
 from ..functional import _whitening
 from ._base import default
 from ._normalization import _groups
@@ -65,39 +65,10 @@ class IterNorm(_Running):
         *,
         num_iterations: int = default(F.iterative_norm_fit, 'num_iterations'),
         epsilon: float = default(F.iterative_norm_fit, 'epsilon'),
-        momentum: float = default(F.batch_norm_update, 'momentum'),
-        dtype: Any = None,
-        use_bias: bool = True,
-        use_scale: bool = True,
-        bias_init: Any = 0.0,
-        scale_init: Any = 1.0,
-        axis_name: AxisName | None = None,
-        axis_index_groups: AxisGroups | None = None,
-        param_type: type = brainstate.ParamState,
         mean_type: type = brainstate.BatchState,
-        num_features: Size | None = None,
-        frozen: bool = False,
-        activation: Activation | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon,
-            num_features,
-            axis_name,
-            axis_index_groups,
-            momentum=momentum,
-            frozen=frozen,
-            activation=activation,
-            use_bias=use_bias,
-            use_scale=use_scale,
-            bias_init=bias_init,
-            scale_init=scale_init,
-            dtype=dtype,
-            param_type=param_type,
-            name=name,
-        )
+        super().__init__(in_size, feature_axis, epsilon=epsilon, **options)
         channels = self._size[self.feature_axes[0]]
         self.num_groups, self.group_size = _groups('IterNorm', channels, num_groups, group_size)
         self.num_iterations = _checks.integer('IterNorm', 'num_iterations', num_iterations)
