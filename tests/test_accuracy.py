@@ -127,6 +127,7 @@ def test_every_number_of_16_bits(op, dtype):
     check_against_double(op, x[counted], dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('op', SMOOTH, ids=repr)
 def test_second_derivative(op):
     """Autodiff of the slope: 1e-5 where the curvature is of the order of one, and finite everywhere."""
@@ -301,6 +302,7 @@ def test_log_softmax_of_one_that_dominates():
     assert ulps(got, logs, 'float32').max() <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fun', [F.softmax, F.log_softmax])
 def test_second_derivative_of_rows(fun, x64):
     """Both nestings and the definition agree, in float32 to what its digits give."""

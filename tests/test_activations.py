@@ -150,6 +150,7 @@ LEARNED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', LEARNED)
 def test_learned_hyperparameters(name, x64):
     """Arrays, one number a channel: the definition's value, every derivative, and nothing saved but the arrays."""

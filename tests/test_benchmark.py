@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxnorm.benchmark import __main__ as command
-from jaxnorm.benchmark import _measure, _peers
+from jaxnorm.benchmark import _measure, _modern_cnn, _peers
 
 CASES = _peers.norms((8, 3, 3, 16), 'float32') | _peers.activations((16, 8), 'float32')
 PLAN = _measure.Plan(rounds=1, chain=2)
@@ -134,6 +134,25 @@ def test_accuracy_sees_what_is_wrong(capsys):
     assert re.search(r'^sigmoid +\d\.\d / \d\.\d +\S+ / ', capsys.readouterr().out, re.M)
 
 
+@pytest.mark.slow
+def test_a_training_step_of_the_example(capsys):
+    pytest.importorskip('torch', reason='PyTorch is not installed')
+    small = ['modern_cnn', '--batch-size', '4', '--width', '2', '--rounds', '1', '--peer', 'flax', '--peer', 'torch']
+    command.main([*small, '--json'])
+    found = {row['library']: row for row in json.loads(capsys.readouterr().out)['rows']}
+    assert list(found) == ['jaxnorm', 'jaxnorm, step of the peers', 'flax', 'torch']
+    for row in found.values():
+        assert row['error'] <= _modern_cnn.LIMIT
+        assert row['ratio'] > 0
+    assert 0 < found['jaxnorm']['temporary'] < found['flax']['temporary']
+
+
+def test_a_training_step_needs_the_example(monkeypatch, tmp_path):
+    monkeypatch.setattr(_modern_cnn, 'EXAMPLE', tmp_path)
+    with pytest.raises(_modern_cnn.MissingError, match='is measured in a checkout, where'):
+        _modern_cnn.LEARNERS['jaxnorm'](_modern_cnn.Task(2, 1))
+
+
 def test_stability_of_norms(capsys):
     command.main(['accuracy', '--op', 'tanh', '--op', 'layer_norm', '--peer', 'jax, two passes'])
     text = capsys.readouterr().out
@@ -159,6 +178,10 @@ def test_accuracy_of_exact_numbers_is_right():
     ('arguments', 'words'),
     [
         (['norms', '--dtype', 'float64'], '--dtype: must be float32, bfloat16 or float16 for timings'),
+        (['modern_cnn', '--op', 'gelu'], '--op: is not for modern_cnn'),
+        (['modern_cnn', '--dtype', 'bfloat16'], '--dtype: must be float32 for modern_cnn'),
+        (['modern_cnn', '--peer', 'numpy'], "--peer: must be one of .* got 'numpy'"),
+        (['modern_cnn', '--width', '0'], "--width: must be a whole number from 1 on, got '0'"),
         (['speed'], "invalid choice: 'speed'"),
         (['norms', '--op', 'gelu'], "--op: must be one of layer_norm, .* got 'gelu'"),
         (['norms', '--peer', 'numpy'], "--peer: must be one of .* got 'numpy'"),

@@ -14,6 +14,7 @@ EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 TRAIN = str(EXAMPLE / 'train.py')
 TIMINGS = {'seconds', 'images_per_second'}
 TINY = ('--epochs', '2', '--limit', '200', '--width', '4', '--batch-size', '32')
+WRITTEN = {'metrics.csv', 'curves.png', 'confusion.png', 'samples.png', 'tensorboard', 'checkpoints'}
 TUTORIAL_LOGITS = [
     3.3256447, -1.429272, 0.7167457, 1.7075744, 0.22491284, -1.362806, -0.27098486, -0.27673492, -1.0504798, -1.4831724,
 ]  # fmt: skip
@@ -61,69 +62,55 @@ def test_no_bias_in_front_of_a_batch_norm(example):
     assert set(model.conv1.weight.value) == set(model.conv2.weight.value) == {'weight'}
 
 
-def test_a_step_counts_the_statistics_once_and_traces_once_a_phase(example):
-    training, images = example('training'), example('data').Images
-    brainstate.random.seed(0)
-    model = example('model').ModernCNN(width=4, momentum=training.MOMENTUM)
-    trainer = training.Trainer(model, steps=3, learning_rate=1e-3)
-    traces = []
-    update = model.update
-    model.update = lambda x: traces.append(brainstate.environ.get('fit')) or update(x)
-
-    rng = np.random.default_rng(0)
-    batch = images(rng.random((8, 32, 32, 3), np.float32), np.arange(8, dtype=np.int32))
-    seen = np.asarray(model.conv1(batch.x), np.float64)
-    before = np.asarray(model.bn1.running_mean.value, np.float64).ravel()
-    trainer.train(batch)
-    after = np.asarray(model.bn1.running_mean.value).ravel()
-    np.testing.assert_allclose(after, 0.9 * before + 0.1 * seen.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-6)
-
-    trainer.train(batch)
-    kept = np.asarray(model.bn1.running_mean.value).ravel()
-    loss, probabilities = trainer.evaluate(images(batch.x[:5], batch.y[:5]), batch_size=3)
-    np.testing.assert_array_equal(np.asarray(model.bn1.running_mean.value).ravel(), kept)
-    assert traces == [True, False]
-
-    # the image that only fills up the last batch doesn't count
-    assert probabilities.shape == (5, 10)
-    np.testing.assert_allclose(loss, -np.log(probabilities[np.arange(5), batch.y[:5]]).mean(), rtol=1e-4)
-
-
-def test_the_split_is_fixed_and_stratified(example):
-    data = example('data')
-    train, test = data.load()
-    assert train.x.shape == (1437, 32, 32, 3)
-    assert test.x.shape == (360, 32, 32, 3)
-    assert train.x.dtype == np.float32
-    assert 0 <= train.x.min() <= train.x.max() <= 1
-    np.testing.assert_allclose(np.bincount(test.y) / np.bincount(train.y), 0.25, atol=0.02)
-    np.testing.assert_array_equal(data.load()[1].y, test.y)
-    epoch = list(data.training_batches(train, 64, np.random.default_rng(0)))
-    assert {len(batch.y) for batch in epoch} == {64}
-    assert len(epoch) == 22
+@pytest.mark.slow
+def test_stopped_and_resumed_it_gives_the_numbers_of_a_whole_run(tmp_path):
+    options = ('--ema', '0.9', '--accumulate', '2', '--optimizer', 'sgd', '--activation', 'prelu', *TINY)
+    whole = command('--output', tmp_path / 'whole', *options)
+    stopped = command('--output', tmp_path / 'part', '--steps', '6', *options)
+    again = command('--output', tmp_path / 'part', *options)
+    resumed = command('--output', tmp_path / 'part', '--resume', *options)
+    assert whole.returncode == stopped.returncode == resumed.returncode == 0, resumed.stderr
+    assert 'stopped after step 6 of 10; go on with --resume' in stopped.stdout
+    refused(again, 'already holds a checkpoint', '--resume')
+    assert 'going on after step 6 of 10' in resumed.stdout
+    assert [row['epoch'] for row in numbers(tmp_path / 'whole')] == ['1', '2']
+    assert numbers(tmp_path / 'whole') == numbers(tmp_path / 'part')
+    assert {file.name for file in (tmp_path / 'whole').iterdir()} == WRITTEN
+    assert all((tmp_path / 'whole' / name).read_bytes()[:4] == b'\x89PNG' for name in WRITTEN if name.endswith('png'))
+    # the lines of the epochs, the summary, the confusion and the closing lines; no bar where nobody looks
+    assert 'image/s' not in whole.stderr
+    for word in ('160 training images, 40 held out', 'epoch 2/2', 'learning rate', 'mistakes:', 'held-out accuracy'):
+        assert word in whole.stdout
+    other = command('--output', tmp_path / 'part', '--resume', *options, '--width', '3')
+    refused(other, 'other settings: width (4 there, 3 here)')
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_numbers(tmp_path):
-    result, again = (command('--output', tmp_path / name, '--seed', '3', *TINY) for name in 'ab')
-    assert result.returncode == again.returncode == 0, result.stderr + again.stderr
-    assert {file.name for file in (tmp_path / 'a').iterdir()} == {'metrics.csv', 'curves.png', 'samples.png'}
-    assert all((tmp_path / 'a' / name).read_bytes()[:4] == b'\x89PNG' for name in ('curves.png', 'samples.png'))
-    first = numbers(tmp_path / 'a')
-    assert [row['epoch'] for row in first] == ['1', '2']
-    assert first == numbers(tmp_path / 'b')
-    # the bar, the confusion and the closing lines
-    for word in ('loss=', 'accuracy=', 'image/s'):
+def test_a_loss_that_is_not_finite(tmp_path):
+    wild = ('--learning-rate', '1e30', '--optimizer', 'sgd', '--norm', 'none', '--checkpoint-every', '1', *TINY)
+    result = command('--output', tmp_path, *wild)
+    assert result.returncode == 1, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    for word in ('at step 2: it began in', 'the checkpoint of step 1 is good'):
         assert word in result.stderr
-    for word in ('160 training images, 40 held out', 'mistakes:', 'held-out accuracy'):
-        assert word in result.stdout
 
 
-def test_help_names_every_option():
-    result = command('--help')
-    assert result.returncode == 0
-    for option in ('epochs', 'batch-size', 'learning-rate', 'seed', 'output', 'width', 'limit'):
-        assert f'--{option}' in result.stdout
+def test_help_names_every_option_without_jax(tmp_path):
+    code = (
+        'import runpy, sys\n'
+        'for name in "jax", "brainstate", "jaxnorm", "numpy": sys.modules[name] = None\n'
+        f'sys.path.insert(0, {str(EXAMPLE)!r}); runpy.run_path({TRAIN!r}, run_name="__main__")'
+    )
+    result = command('--help', python=('-c', code))
+    assert result.returncode == 0, result.stderr
+    for option in (
+        'dataset', 'data-dir', 'limit', 'augment', 'norm', 'activation', 'width', 'dropout', 'epochs', 'batch-size',
+        'accumulate', 'optimizer', 'learning-rate', 'warmup', 'weight-decay', 'clip', 'label-smoothing', 'ema',
+        'precision', 'seed', 'output', 'checkpoint-every', 'resume', 'steps', 'compare', 'seeds', 'coordinator',
+        'num-processes', 'process-id', 'timeout',
+    ):  # fmt: skip
+        assert f'--{option} ' in result.stdout
+    refused(command('--epochs', '0', python=('-c', code)), '--epochs')
 
 
 @pytest.mark.parametrize(
@@ -139,6 +126,24 @@ def test_help_names_every_option():
         (('--learning-rate', '-1'), ('--learning-rate', 'above 0')),
         (('--seed', '-1'), ('--seed', 'between 0')),
         (('--limit', '5000'), ('--limit', '1797')),
+        (('--norm', 'bach'), ('--norm', "'bach'", "'batch' is the nearest")),
+        (('--dataset', 'mnist'), ('--dataset', 'digits, cifar10')),
+        (('--dropout', '1'), ('--dropout', 'below 1')),
+        (('--ema', '1'), ('--ema', 'below 1')),
+        (('--clip', '0'), ('--clip', 'above 0')),
+        (('--accumulate', '3'), ('--accumulate', 'divide --batch-size 64')),
+        (('--norm', 'ghost', '--batch-size', '24'), ('--norm', 'multiple of 16')),
+        (('--precision', 'float16'), ('--precision', 'float32, bfloat16')),
+        (('--compare', 'width'), ('--compare', 'norm or activation')),
+        (('--compare', 'norm', 'bach'), ('--compare', "'bach'")),
+        (('--compare', 'norm', '--resume'), ('--compare', 'without --resume')),
+        (('--coordinator', 'here'), ('--coordinator', 'HOST:PORT')),
+        (('--coordinator', 'here:1'), ('--coordinator', '--num-processes and --process-id')),
+        (
+            ('--coordinator', 'here:1', '--num-processes', '2', '--process-id', '2'),
+            ('--process-id', 'below --num-processes 2'),
+        ),
+        (('--dataset', 'cifar10', '--data-dir', '/nowhere'), ('/nowhere',)),
     ],
 )
 def test_a_wrong_option_is_one_sentence(tmp_path, arguments, words):
@@ -146,18 +151,24 @@ def test_a_wrong_option_is_one_sentence(tmp_path, arguments, words):
     assert not (tmp_path / 'new').exists()
 
 
+def test_an_unknown_activation(tmp_path):
+    refused(
+        command('--output', tmp_path, '--activation', 'geluu'), '--activation', "'geluu'", 'the nearest are', "'gelu'"
+    )
+
+
 def test_a_folder_that_can_not_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     refused(command('--output', tmp_path / 'file' / 'sub'), '--output', 'can not write', 'choose another')
     refused(command('--output', tmp_path / 'file'), '--output', 'can not write')
-    (tmp_path / 'metrics.csv').mkdir()
-    refused(command('--output', tmp_path), '--output', 'metrics.csv')
+    (tmp_path / 'confusion.png').mkdir()
+    refused(command('--output', tmp_path), '--output', 'confusion.png')
 
 
 def test_a_missing_package(tmp_path):
     code = (
         'import runpy, sys; sys.modules["optax"] = sys.modules["sklearn"] = None; '
-        f'runpy.run_path({TRAIN!r}, run_name="__main__")'
+        f'sys.path.insert(0, {str(EXAMPLE)!r}); runpy.run_path({TRAIN!r}, run_name="__main__")'
     )
     result = command('--output', tmp_path / 'new', python=('-c', code))
     refused(result, 'optax, scikit-learn', "pip install 'jaxnorm[examples]'")

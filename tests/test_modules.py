@@ -234,6 +234,8 @@ ERRORS = [
     (lambda: nn.GroupNorm(16, num_groups=3), 'GroupNorm: num_groups must divide the 16 channels, got 3'),
     (lambda: nn.GroupNorm(16, group_size=4), 'GroupNorm: num_groups or group_size must be given'),
     (lambda: nn.LeakyReLU(foo=1), "LeakyReLU: got an unexpected keyword argument 'foo'"),
+    (lambda: nn.LayerNorm(4, scal_init=1), "LayerNorm: got an unexpected keyword argument 'scal_init'"),
+    (lambda: nn.EvoNormS0(32, activation='relu'), "EvoNormS0: got an unexpected keyword argument 'activation'"),
     (lambda: nn.ReLU()(X, X > 0), 'ReLU: mask must be None'),
     (lambda: F.relu([1, 2]), 'relu: x must be an array, got list'),
     (lambda: F.relu(X * 1j), 'relu: x must hold real numbers, got complex64'),

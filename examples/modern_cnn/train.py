@@ -1,192 +1,164 @@
-"""Train ModernCNN on handwritten digits: the command."""
+"""Train ModernCNN: the command."""
 
-import argparse
-import importlib.util
-import math
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-ALL_IMAGES = 1797
-PACKAGES = {  # module -> what to install
-    'jaxnorm': 'jaxnorm',
-    'optax': 'optax',
-    'sklearn': 'scikit-learn',
-    'tqdm': 'tqdm',
-    'matplotlib': 'matplotlib',
-}
+from options import FILES, Options, Problem, check_batch_size, check_folder, check_packages, parser, read
+
+if TYPE_CHECKING:
+    from data import Dataset
+    from training import Epoch, Trainer
 
 
-def whole(least: int, most: int | None = None):
-    """An argparse type: a whole number in a range."""
+def check_activation(name: str) -> None:
+    """Refuse what is no activation, or changes the shape, with the nearest names."""
+    from model import activation_layer
 
-    def parse(text: str) -> int:
-        bounds = f'at least {least}' if most is None else f'between {least} and {most}'
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least or (most is not None and value > most):
-            raise argparse.ArgumentTypeError(f'must be a whole number {bounds}, got {text!r}')
-        return value
-
-    return parse
-
-
-def positive(text: str) -> float:
-    """An argparse type: a finite number above zero."""
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (0 < value < math.inf):
-        raise argparse.ArgumentTypeError(f'must be a finite number above 0, got {text!r}')
-    return value
+        activation_layer(name, 2)
+    except (TypeError, ValueError) as error:
+        raise Problem(f'argument --activation: {name!r} can not be used here: {error}') from error
 
 
-class Problem(Exception):
-    """What the user can put right, in one sentence."""
+def train(options: Options, dataset: 'Dataset') -> int:
+    """Train, report, and give the exit code."""
+    from checkpoint import Checkpoints, StopSignals
+    from devices import Devices
+    from report import Reporter
+    from training import Diverged, Epoch, feed_for, fit, total_steps, trainer_for
+
+    settings, devices = options.settings, Devices()
+    devices.check(settings.batch_size, settings.accumulate)
+    steps = total_steps(settings, dataset.train)
+    trainer, history = trainer_for(settings, dataset, devices), []
+    feed = feed_for(trainer, dataset)
+    shape = {'classes': dataset.classes, 'in_size': dataset.train.x.shape[1:], 'images': len(dataset.train.y)}
+    with (
+        Checkpoints(
+            options.output / 'checkpoints',
+            {**settings.as_dict(), **shape},
+            every=options.checkpoint_every,
+            resume=options.resume,
+        ) as checkpoints,
+        StopSignals() as stop,
+    ):
+        if (found := checkpoints.restore(trainer.state())) is not None:
+            _, state, position = found
+            trainer.load(state)
+            feed.set_state(position['feed'])
+            history = [Epoch(*row) for row in position['history']]
+        with Reporter(
+            options.output,
+            epochs=settings.epochs,
+            steps=steps,
+            batch_size=settings.batch_size,
+            step=trainer.step,
+            history=history,
+            quiet=devices.process_index > 0,
+        ) as reporter:
+            for note in checkpoints.notes:
+                reporter.say(note)
+            reporter.say(f'{len(dataset.train.y)} training images, {len(dataset.test.y)} held out; {devices}')
+            if trainer.step:
+                reporter.say(f'going on after step {trainer.step} of {steps}')
+            started = time.perf_counter()
+            try:
+                fitted = fit(
+                    trainer,
+                    dataset,
+                    watchers=[reporter],
+                    feed=feed,
+                    history=history,
+                    checkpoints=checkpoints,
+                    stop=lambda step: stop.requested(step) or step == options.steps,
+                )
+            except Diverged as error:
+                good = checkpoints.latest()
+                saved = 'there is no checkpoint' if good is None else f'the checkpoint of step {good} is good'
+                print(f'{parser().prog}: {error}; {saved}', file=sys.stderr)
+                return 1
+            seconds = time.perf_counter() - started
+            if trainer.step < steps or fitted.evaluation is None:
+                reporter.say(f'stopped after step {trainer.step} of {steps}; go on with --resume')
+                return stop.exit_code if stop.received else 0
+            if devices.process_index == 0:
+                conclude(options.output, trainer, dataset, fitted.history, fitted.evaluation.probabilities, seconds)
+    return 0
 
 
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, where argparse puts the usage before it."""
+def conclude(
+    folder: Path, trainer: 'Trainer', dataset: 'Dataset', history: 'list[Epoch]', probabilities: Any, seconds: float
+) -> None:
+    """The pictures and the closing lines."""
+    import report
 
-    def error(self, message: str):
-        self.exit(2, f'{self.prog}: error: {message} (--help lists all options)\n')
+    test, answers = dataset.test, probabilities.argmax(axis=-1)
+    table = report.confusion(test.y, answers, len(dataset.classes))
+    report.draw_curves(folder / 'curves.png', history)
+    report.draw_confusion(folder / 'confusion.png', table, dataset.classes)
+    report.draw_samples(folder / 'samples.png', test.x, test.y, probabilities, dataset.classes)
+    print(report.summary(trainer.settings.as_dict(), history, trainer.parameters, str(trainer.devices)))
+    print(report.describe_confusion(table, dataset.classes))
+    right = int((answers == test.y).sum())
+    print(f'held-out accuracy {right / len(answers):.2%} ({right} of {len(answers)}), trained in {seconds:.0f} s')
+    print(f'written: {", ".join(FILES)}, tensorboard, checkpoints in {folder}')
 
 
-def parser() -> argparse.ArgumentParser:
-    """All options of the command."""
-    result = Parser(
-        prog='train.py',
-        description='Train ModernCNN (Conv-BatchNorm-GELU-pool twice, Linear-LayerNorm-GELU-Dropout-Linear) on the '
-        '1,797 handwritten digits that come with scikit-learn: 80 %% of them to learn from, 20 %% held out. '
-        'Runs on a GPU where jax finds one, else on the CPU.',
-        epilog='Into the output folder go metrics.csv (one row an epoch), curves.png (loss and accuracy) and '
-        'samples.png (held-out images with the answers, the wrong ones first); files of these names are replaced. '
-        'Exit code: 0 when all is written, 2 when an option, the folder or a missing package stands in the way.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
+def compare(kind: str, options: Options, dataset: 'Dataset') -> int:
+    """Train with each choice and several seeds, and say which is best."""
+    import compare
+    from devices import Devices
+    from training import fit, trainer_for
+
+    if kind == 'activation':
+        for name in options.names:
+            check_activation(name)
+    devices = Devices()
+    devices.check(options.settings.batch_size, options.settings.accumulate)
+    results = compare.compare(
+        kind,
+        options.names,
+        options.seeds,
+        options.settings,
+        options.output,
+        lambda settings: fit(trainer_for(settings, dataset, devices), dataset).history,
     )
-    add = result.add_argument
-    add('--epochs', type=whole(1), default=10, metavar='N', help='how often all training images are seen')
-    add('--batch-size', type=whole(2), default=64, metavar='N', help='images a step; at most the training images')
-    add(
-        '--learning-rate',
-        type=positive,
-        default=1e-3,
-        metavar='X',
-        help='of AdamW at the start; a cosine takes it to 0',
-    )
-    add(
-        '--seed',
-        type=whole(0, 2**32 - 1),
-        default=0,
-        metavar='N',
-        help='of the weights, the dropout and the order of the images; the same seed gives the same numbers on the '
-        'same machine. The split into training and held-out images is always the same',
-    )
-    add('--output', type=Path, default=Path('modern_cnn_run'), metavar='FOLDER', help='made if it is not there')
-    add(
-        '--width',
-        type=whole(1, 1024),
-        default=64,
-        metavar='N',
-        help='channels of the first convolution; the second has 2 N, the hidden layer 4 N. Smaller is faster',
-    )
-    add(
-        '--limit',
-        type=whole(100, ALL_IMAGES),
-        default=ALL_IMAGES,
-        metavar='N',
-        help='use the first N images only, for a quick look',
-    )
-    return result
+    print(compare.table(kind, results))
+    return 0
 
 
-def check_batch_size(options: argparse.Namespace) -> None:
-    """End with a sentence if no batch is full: it depends on two options."""
-    most = options.limit - math.ceil(options.limit / 5)
-    if options.batch_size > most:
-        raise Problem(
-            f'argument --batch-size: must be at most {most}, the number of training images, got {options.batch_size}'
-        )
-
-
-def check_packages() -> None:
-    """End with a sentence if a package is missing."""
-    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if missing:
-        names = ', '.join(missing)
-        raise Problem(f"this example also needs {names}; install with: pip install 'jaxnorm[examples]'")
-
-
-def check_folder(folder: Path) -> None:
-    """Make the output folder and try to write into it, before minutes are spent on what can't be saved."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-        for name in 'metrics.csv', 'curves.png', 'samples.png':
-            target = folder / name
-            if target.is_dir() or (target.exists() and not os.access(target, os.W_OK)):
-                raise OSError(None, f'its {name} can not be replaced')
-    except OSError as error:
-        reason = error.strerror or error
-        raise Problem(f"argument --output: can not write into '{folder}': {reason}; choose another folder") from None
-
-
-def run(options: argparse.Namespace) -> None:
-    """Check everything, then load, train and report."""
-    check_batch_size(options)
+def run(options: Options) -> int:
+    """Check everything, then train or compare, and give the exit code."""
     check_packages()
+    from data import load
+
+    settings = options.settings
+    dataset = load(settings.dataset, options.data_dir, settings.limit)
+    check_batch_size(settings, len(dataset.train.y))
     check_folder(options.output)
     # the order of additions on a GPU is free by default, and the same seed would not give the same numbers
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'.strip()
 
     # only here, so that --help and wrong options answer at once, and without these packages
-    import jax
-    from data import load
-    from report import confusion, draw_curves, draw_samples, write_metrics
-    from training import fit
+    from devices import connect
 
-    train, test = load(options.limit)
-    device = jax.devices()[0]
-    print(f'{len(train.y)} training images, {len(test.y)} held out; {device.platform} ({device.device_kind})')
-    started = time.perf_counter()
-    history, probabilities = fit(
-        train,
-        test,
-        epochs=options.epochs,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        seed=options.seed,
-        width=options.width,
-    )
-    seconds = time.perf_counter() - started
-
-    write_metrics(options.output / 'metrics.csv', history)
-    draw_curves(options.output / 'curves.png', history)
-    draw_samples(options.output / 'samples.png', test, probabilities)
-    answers = probabilities.argmax(axis=-1)
-    print(confusion(test.y, answers))
-    right = int((answers == test.y).sum())
-    print(f'held-out accuracy {right / len(answers):.2%} ({right} of {len(answers)}), trained in {seconds:.0f} s')
-    print(f'written: metrics.csv, curves.png, samples.png in {options.output}')
+    connect(options)  # before anything is computed
+    check_activation(settings.activation)
+    return compare(options.compare, options, dataset) if options.compare else train(options, dataset)
 
 
-def main() -> None:
+def main() -> int:
     """The command."""
-    command = parser()
-    options = command.parse_args()
     try:
-        run(options)
+        return run(read())
     except Problem as error:
-        command.error(str(error))
+        parser().error(str(error))
     except KeyboardInterrupt:
-        command.exit(130, f'{command.prog}: stopped; nothing was written\n')
+        print(f'{parser().prog}: stopped', file=sys.stderr)
+        return 130
 
 
 if __name__ == '__main__':

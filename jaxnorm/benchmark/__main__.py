@@ -1,4 +1,4 @@
-"""The command: ``python -m jaxnorm.benchmark norms``, ``… activations`` or ``… accuracy``."""
+"""The command: ``python -m jaxnorm.benchmark norms``, ``… activations``, ``… accuracy`` or ``… modern_cnn``."""
 
 import argparse
 import importlib.util
@@ -11,8 +11,9 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from . import _measure, _peers
+from . import _measure, _modern_cnn, _peers
 from ._measure import Case, Plan, Row
+from ._modern_cnn import Task
 
 
 def _measured_exactly(shape: tuple[int, ...] | None, dtype: str) -> dict[str, Case]:
@@ -58,12 +59,13 @@ def parser() -> argparse.ArgumentParser:
         'jaxnorm is faster. Its spread is the quartiles of the rounds; the A/A row shows the noise of the machine. '
         'What a peer computes is first compared with the definition in float64. `accuracy` instead measures the worst '
         'errors of activations and of their slopes, in units of the last place, against mpmath, and those of norms '
-        'where the mean is large beside the deviation.',
+        'where the mean is large beside the deviation. `modern_cnn` times a whole training step of the example beside '
+        'the same network in the peers.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
     add = result.add_argument
-    add('benchmark', choices=list(BENCHMARKS), help='what to measure')
+    add('benchmark', choices=[*BENCHMARKS, 'modern_cnn'], help='what to measure')
     add('--op', action='append', metavar='NAME', help='only this op; may be repeated')
     add('--peer', action='append', metavar='NAME', help='only this library beside jaxnorm; may be repeated')
     add('--shape', type=_shape, metavar='N,N,…', help='of the input; by default one that suits the op')
@@ -76,6 +78,8 @@ def parser() -> argparse.ArgumentParser:
     add('--phase', choices=_measure.PHASES, help='only this phase')
     add('--chain', type=_count, default=Plan.chain, metavar='N', help='layers in one jit')
     add('--rounds', type=_count, default=Plan.rounds, metavar='N', help='A B B A rounds a peer')
+    add('--batch-size', type=_count, default=Task.batch_size, metavar='N', help='images in a step of modern_cnn')
+    add('--width', type=_count, default=Task.width, metavar='N', help='channels of the first block of modern_cnn')
     add('--json', action='store_true', help='print JSON in place of tables')
     return result
 
@@ -172,11 +176,38 @@ def table(group: Sequence[Row]) -> str:
         lines.append('  '.join(left).rstrip())
     first = group[0]
     lines.insert(0, f'{first.op} {first.shape} {first.dtype}, {first.phase}')
-    peers = [r for r in group[2:] if r.ratio is not None and r.library != 'torch']
+    peers = [r for r in group[2:] if r.ratio is not None and r.library != 'torch' and 'jaxnorm' not in r.library]
     if peers:
         best = max(peers, key=lambda r: r.ratio or 0)  # by the pairs, for the machine drifts from row to row
         lines.append(f'{best.ratio:.2f} of the time of the fastest JAX peer, {best.library}')
     return '\n'.join(lines)
+
+
+def modern_cnn(command: argparse.ArgumentParser, options: argparse.Namespace, plan: Plan) -> None:
+    """Print the training steps of all libraries."""
+    for option in 'op', 'shape', 'phase':
+        if getattr(options, option) is not None:
+            command.error(f'argument --{option}: is not for modern_cnn, which is one network of one shape')
+    if options.dtype != 'float32':
+        command.error(f'argument --dtype: must be float32 for modern_cnn, got {options.dtype}')
+    task, about, found = Task(options.batch_size, options.width), environment(), list[Row]()
+    try:
+        found += _modern_cnn.measure(task, plan, options.peer)
+    except _modern_cnn.MissingError as error:
+        command.error(str(error))
+    if options.json:
+        print(json.dumps({'environment': about, 'plan': {'rounds': plan.rounds}, 'task': asdict(task),
+                          'rows': [asdict(row) for row in found]}, indent=1))  # fmt: skip
+        return
+    _print_environment(about)
+    print(f'{plan.rounds} rounds of A B B A, width {task.width}; ratio: time of the step of the example / its own')
+    print('error: of loss and gradient of a step without dropout, against float64')
+    print(f'\n{table(found)}')
+
+
+def _print_environment(about: dict[str, Any]) -> None:
+    versions = ', '.join(f'{name} {number}' for name, number in about['versions'].items())
+    print(f'Python {about["python"]}, {about["cores"]} cores ({about["machine"]}), {about["device"]}; {versions}')
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -185,11 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = command.parse_args(arguments)
     if options.benchmark == 'accuracy' and importlib.util.find_spec('mpmath') is None:
         command.error("accuracy is measured against mpmath, which is missing; pip install 'jaxnorm[benchmark]'")
-    known = BENCHMARKS[options.benchmark](options.shape, options.dtype)
+    cnn = options.benchmark == 'modern_cnn'
+    known = {} if cnn else BENCHMARKS[options.benchmark](options.shape, options.dtype)
     for op in options.op or ():
-        if op not in known:
+        if op not in known and not cnn:
             command.error(f'argument --op: must be one of {", ".join(known)}, got {op!r}')
-    peers = {name for case in known.values() for name in case.candidates}
+    peers = _modern_cnn.PEERS if cnn else {name for case in known.values() for name in case.candidates}
     for peer in options.peer or ():
         if peer not in peers:
             command.error(f'argument --peer: must be one of {", ".join(sorted(peers))}, got {peer!r}')
@@ -200,6 +232,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     phases = (options.phase,) if options.phase else _measure.PHASES
     plan = Plan(options.rounds, options.chain, phases, say)
+    if cnn:
+        modern_cnn(command, options, plan)
+        return
     if options.benchmark == 'accuracy':
         accuracy(options, plan)
         return
@@ -208,8 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about = environment()
     found: list[Row] = []
     if not options.json:
-        versions = ', '.join(f'{name} {number}' for name, number in about['versions'].items())
-        print(f'Python {about["python"]}, {about["cores"]} cores ({about["machine"]}), {about["device"]}; {versions}')
+        _print_environment(about)
         print(f'{plan.rounds} rounds of A B B A, chains of {plan.chain} in one jit; ratio: time of jaxnorm / its own')
         print('saved: for the backward pass of one layer, in sizes of its input; error: against float64')
     for row in rows(options, plan):
