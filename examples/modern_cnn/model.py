@@ -83,7 +83,8 @@ class Conv2d(brainstate.nn.Conv2d):
 
     def plain(self) -> brainstate.nn.Conv2d:
         """Brainstate's own layer, which computes the same: for what knows layers by their type, such as `nn.fold`."""
-        layer = brainstate.nn.Conv2d(self.in_size, self.out_channels, kernel_size=(3, 3), padding='SAME')
+        size: Any = self.in_size
+        layer = brainstate.nn.Conv2d(size, self.out_channels, kernel_size=(3, 3), padding='SAME')
         layer.weight.value = self.weight.value
         return layer
 
