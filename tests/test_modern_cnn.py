@@ -151,12 +151,14 @@ def test_a_wrong_option_is_one_sentence(tmp_path, arguments, words):
     assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.slow
 def test_an_unknown_activation(tmp_path):
     refused(
         command('--output', tmp_path, '--activation', 'geluu'), '--activation', "'geluu'", 'the nearest are', "'gelu'"
     )
 
 
+@pytest.mark.slow
 def test_a_folder_that_can_not_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     refused(command('--output', tmp_path / 'file' / 'sub'), '--output', 'can not write', 'choose another')

@@ -93,7 +93,7 @@ def test_narrow_dtypes_round_once(case, dtype):
 
 
 @each
-@pytest.mark.parametrize('masked', [False, True])
+@pytest.mark.parametrize('masked', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_derivatives_of_every_kind(case, masked, x64):
     arguments = inputs(0.5, 'float64', (2, 3, 8))
     assert arguments[0].dtype == jnp.float64

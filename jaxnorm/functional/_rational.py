@@ -56,7 +56,7 @@ def squareplus(x: ArrayLike, b: ArrayLike = 4.0) -> Array:
     _checks.hyperparameter('squareplus', 'b', b, above=0)
     b = jnp.asarray(b, x.dtype)
     y, far, _, root = _root(x, b)
-    return jnp.maximum(x, 0) + 0.25 * b / jnp.where(far, y, 0.5 * (y + root))
+    return jnp.where(x > 0, x, 0) + 0.25 * b / jnp.where(far, y, 0.5 * (y + root))
 
 
 @squareplus.derivative
