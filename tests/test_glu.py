@@ -14,6 +14,8 @@ from jaxnorm import nn
 from jaxnorm.benchmark._accuracy import LIMITS, ulps
 from jaxnorm.benchmark._exact import DIGITS, EXACT
 
+pytestmark = pytest.mark.slow  # many compilations
+
 OPTIONS = [
     *((name, {}) for name in cases.GATES),
     ('geglu', {'approximate': True}),

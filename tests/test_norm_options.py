@@ -15,6 +15,8 @@ import transforms
 from jaxnorm import functional as F
 from jaxnorm import nn
 
+pytestmark = pytest.mark.slow  # many compilations
+
 NORMS = {
     'layer_norm': {},
     'rms_norm': {},

@@ -15,6 +15,8 @@ from jaxnorm import nn
 from jaxnorm.benchmark._accuracy import LIMITS, ulps
 from jaxnorm.benchmark._exact import DIGITS
 
+pytestmark = pytest.mark.slow  # many compilations
+
 SOFT = {
     'softmax': jax.nn.softmax,
     'log_softmax': jax.nn.log_softmax,

@@ -18,6 +18,8 @@ from jaxnorm import nn
 from jaxnorm.benchmark._accuracy import LIMITS, of_jax, ulps
 from jaxnorm.benchmark._exact import DIGITS, logistic
 
+pytestmark = pytest.mark.slow  # many compilations
+
 DTYPES = ['float32', 'bfloat16', 'float16']
 KEY = jax.random.key(7)
 
