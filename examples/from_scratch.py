@@ -81,7 +81,7 @@ def of_jax(f: Callable[..., Any], x: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def of_torch(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Value and slope of PyTorch's function."""
-    import torch  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]  # compared with where it is installed
 
     given = torch.tensor(x, requires_grad=True)
     value = getattr(torch.nn.functional, TORCH[name])(given)

@@ -57,7 +57,7 @@ def plain_jit():
     """The batch lies on all devices, and nothing is said of it: the compiler makes the sums global."""
     rows = NamedSharding(mesh(), P('devices'))
     x = jax.device_put(X, rows)
-    whole = lambda v: F.batch_norm_fit(v, SCALE, BIAS)[0]  # noqa: E731
+    whole = lambda v: F.batch_norm_fit(v, SCALE, BIAS)[0]
     same('batch_norm_fit under plain jit', jax.jit(lambda v: F.batch_norm_fit(v, SCALE, BIAS))(x), reference())
     same('its gradient', gradient(whole)(x), gradient(whole)(X))
     layer, alone = nn.BatchNorm1d(8, momentum=0.5), nn.BatchNorm1d(8, momentum=0.5)
@@ -74,14 +74,14 @@ def plain_jit():
 
 def named_axis():
     """One shard a call; statistics are pooled by name."""
-    split = lambda f, n=1: jax.jit(  # noqa: E731
+    split = lambda f, n=1: jax.jit(
         jax.shard_map(f, mesh=mesh(), in_specs=(P('devices'),) * n, out_specs=(P('devices'), P(), P()))
     )
-    fit = lambda v, w=None: F.batch_norm_fit(v, SCALE, BIAS, where=w, axis_name='devices')  # noqa: E731
+    fit = lambda v, w=None: F.batch_norm_fit(v, SCALE, BIAS, where=w, axis_name='devices')
     same('batch_norm_fit in shard_map', split(fit)(X), reference())
     same('with an uneven mask and an empty shard', split(fit, 2)(X, MASK), reference(MASK))
-    one = lambda v: F.batch_norm_fit(v, SCALE, BIAS, where=MASK)[0]  # noqa: E731
-    many = lambda v: split(fit, 2)(v, jnp.asarray(MASK))[0]  # noqa: E731
+    one = lambda v: F.batch_norm_fit(v, SCALE, BIAS, where=MASK)[0]
+    many = lambda v: split(fit, 2)(v, jnp.asarray(MASK))[0]
     same('its gradient', gradient(many)(X), gradient(one)(X))
 
     mapped = jax.vmap(fit, axis_name='devices')(X.reshape(8, 2, 6, 8), MASK.reshape(8, 2, 6, 1))
@@ -127,11 +127,11 @@ def splits():
 
 def replicated():
     """What is the same on all devices has the gradient of all."""
-    whole = lambda s: jnp.sin(F.layer_norm(X, s)).sum()  # noqa: E731
+    whole = lambda s: jnp.sin(F.layer_norm(X, s)).sum()
     split = jax.shard_map(F.layer_norm, mesh=mesh(), in_specs=(P('devices'), P()), out_specs=P('devices'))
     got = jax.jit(jax.grad(lambda s: jnp.sin(split(X, s)).sum()))(SCALE)
     same('the gradient of a scale that all devices have', got, jax.jit(jax.grad(whole))(SCALE))
-    fit = lambda f, **k: lambda v: f(v, num_groups=2, **k)[0]  # noqa: E731
+    fit = lambda f, **k: lambda v: f(v, num_groups=2, **k)[0]
     many = jax.shard_map(
         fit(F.iterative_norm_fit, axis_name='devices'), mesh=mesh(), in_specs=P('devices'), out_specs=P('devices')
     )
@@ -141,7 +141,7 @@ def replicated():
 def groups():
     """Four devices each have statistics of their own."""
     halves = [[0, 1, 2, 3], [4, 5, 6, 7]]
-    fit = lambda v: F.batch_norm_fit(v, axis_name='devices', axis_index_groups=halves)[0]  # noqa: E731
+    fit = lambda v: F.batch_norm_fit(v, axis_name='devices', axis_index_groups=halves)[0]
     got = jax.vmap(fit, axis_name='devices')(X.reshape(8, 2, 6, 8)).reshape(X.shape)
     same('axis_index_groups', got, np.concatenate([F.batch_norm_fit(part)[0] for part in (X[:8], X[8:])]))
 

@@ -392,7 +392,7 @@ def batch_norm_update(x, mean, var, scale=1.0, bias=0.0, momentum=0.99, epsilon=
     """While fitting."""
     m, v = (s.ravel() for s in moments(x, tuple(range(x.ndim - 1))))
     n = x.size // x.shape[-1]
-    keep = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
+    keep = lambda old, new: momentum * old + (1 - momentum) * new
     y = batch_norm_fit(x, scale, bias, epsilon)
     return y, keep(mean, m), keep(var, v * n / (n - 1) if unbiased else v)
 
@@ -425,7 +425,7 @@ def weight_standardization(w, gain=1.0, epsilon=1e-6, scaled=False):
 
 def spectral_norm(w, u, n_steps=1):
     """(w, u, sigma)."""
-    unit = lambda x: x / np.linalg.norm(x)  # noqa: E731
+    unit = lambda x: x / np.linalg.norm(x)
     matrix = w.reshape(-1, w.shape[-1]).T
     u = unit(u)
     for _ in range(n_steps):

@@ -61,7 +61,7 @@ def test_slope_in_double_is_that_of_the_definition(case, x64):
 def test_derivatives_of_every_kind_agree(case, x64):
     f = apply(case)
     x = jnp.asarray([-7.3, -2.3, -0.7, -0.1, 0.2, 1.1, 3.1, 8.0])
-    weighted = lambda v: (f(v) * jnp.arange(1.0, 9.0)).sum()  # noqa: E731
+    weighted = lambda v: (f(v) * jnp.arange(1.0, 9.0)).sum()
     transforms.check(weighted, weighted, x)
     slope = jax.jit(jax.vmap(jax.grad(f)))
     second = jax.jit(jax.vmap(jax.grad(jax.grad(f))))(x)
@@ -157,7 +157,7 @@ def test_learned_hyperparameters(name, x64):
     f, reference = getattr(cases.F, name), getattr(cases.ref, name)
     x = jnp.linspace(-4, 4, 12).reshape(4, 3) + 0.01
     names, values = LEARNED[name].keys(), [jnp.asarray(v) for v in LEARNED[name].values()]
-    call = lambda v, *a: f(v, **dict(zip(names, a, strict=True)))  # noqa: E731
+    call = lambda v, *a: f(v, **dict(zip(names, a, strict=True)))
     given = {n: np.asarray(v) for n, v in zip(names, values, strict=True)}
     np.testing.assert_allclose(call(x, *values), reference(np.asarray(x), **given), 1e-12)
     kept = [a for a in jax.tree.leaves(jax.vjp(call, x, *values)[1]) if a.size > 1]
@@ -165,7 +165,7 @@ def test_learned_hyperparameters(name, x64):
     assert sizes == sorted([x.size, *(v.size for v in values)])
 
     weight = jnp.cos(jnp.arange(12.0)).reshape(4, 3)
-    total = lambda v, *a: (call(v, *a) * weight).sum()  # noqa: E731
+    total = lambda v, *a: (call(v, *a) * weight).sum()
     transforms.check(total, total, x, *values)
     slopes, h = jax.jit(jax.grad(total, tuple(range(1, len(values) + 1))))(x, *values), 1e-6
     for k, v in enumerate(values):

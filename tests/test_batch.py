@@ -235,7 +235,7 @@ def test_ghost_batches_do_not_depend_on_the_number_of_devices():
     for size in (2, 4):  # half of what a device holds of eight samples on two, and all of four devices
         whole = F.ghost_batch_norm_fit(x, s, b, virtual_batch_size=size, where=where)
         for devices in (2, 4):
-            f = lambda v, w: F.ghost_batch_norm_fit(v, s, b, virtual_batch_size=size, where=w, axis_name='d')  # noqa: B023, E731
+            f = lambda v, w: F.ghost_batch_norm_fit(v, s, b, virtual_batch_size=size, where=w, axis_name='d')  # noqa: B023
             parts = jax.vmap(f, axis_name='d')(*(t.reshape(devices, -1, *t.shape[1:]) for t in (x, where)))
             for got, e in zip((parts[0].reshape(SHAPE), parts[1][-1], parts[2][0]), whole, strict=True):
                 np.testing.assert_allclose(got, e, 1e-5, 1e-6)
@@ -244,7 +244,7 @@ def test_ghost_batches_do_not_depend_on_the_number_of_devices():
 def test_groups_of_devices_have_statistics_of_their_own():
     x, s, b, *_ = inputs(2.0)
     groups = ((0, 1), (2, 3))
-    f = lambda v: F.batch_norm_fit(v, s, b, axis_name='d', axis_index_groups=groups)  # noqa: E731
+    f = lambda v: F.batch_norm_fit(v, s, b, axis_name='d', axis_index_groups=groups)
     y, mean, _ = jax.vmap(f, axis_name='d')(x.reshape(4, 2, 6, 5))
     for i in (0, 1):
         expected = F.batch_norm_fit(x[4 * i : 4 * i + 4], s, b)

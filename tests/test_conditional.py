@@ -60,7 +60,7 @@ def test_ada_layer_norm():
 
 
 def test_ada_rms_norm():
-    rms = lambda x, scale, shift: ref.rms_norm(x) * (1 + scale) + shift  # noqa: E731
+    rms = lambda x, scale, shift: ref.rms_norm(x) * (1 + scale) + shift
     plain = nn.AdaRMSNorm(8, 3, w_init=normal, b_init=normal)
     (scale,) = (p[:, None] for p in projected(plain, CONDITION, 1))
     close(plain(TOKENS, CONDITION), rms(*wide(TOKENS), scale, 0))

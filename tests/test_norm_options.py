@@ -51,7 +51,7 @@ def saved(f, *arguments):
 def test_norm_and_activation(name, x64):
     x, scale, bias = inputs('float64')
     norm = norm_of(name)
-    apart = lambda *a: F.gelu(norm(*a))  # noqa: E731
+    apart = lambda *a: F.gelu(norm(*a))
     np.testing.assert_allclose(norm(x, scale, bias, activation=F.gelu), apart(x, scale, bias), 1e-14, 1e-15)
     transforms.check(
         lambda *a: jnp.sin(norm(*a, activation='gelu')).sum(), lambda *a: jnp.sin(apart(*a)).sum(), x, scale, bias
@@ -62,7 +62,7 @@ def test_norm_and_activation(name, x64):
 def test_norm_and_activation_save_the_input_and_its_moments(name):
     x, scale, bias = inputs(shape=(16, 64, 8))
     statistics = {'layer_norm': 1024, 'rms_norm': 1024, 'group_norm': 32, 'instance_norm': 128}[name]
-    f = lambda *a: norm_of(name)(*a, activation='mish')  # noqa: E731
+    f = lambda *a: norm_of(name)(*a, activation='mish')
     assert saved(f, x, scale, bias) <= x.nbytes + 3 * 4 * statistics + scale.nbytes + bias.nbytes
     assert saved(jax.jit(f), x, scale, bias) <= x.nbytes + 3 * 4 * statistics + scale.nbytes + bias.nbytes
 
@@ -201,7 +201,7 @@ IDS = jnp.asarray([[0, 0, 0, 1, 1, -1], [2, 0, 0, 0, 0, 0]])[:, :, None]
 )
 def test_segments_are_normalized_as_if_alone(name, options, x64):
     x, *_ = inputs('float64')
-    norm = lambda v, **more: getattr(F, name)(v, **options, **more)  # noqa: E731
+    norm = lambda v, **more: getattr(F, name)(v, **options, **more)
 
     def alone(v):
         out = jnp.zeros_like(v)
@@ -212,7 +212,7 @@ def test_segments_are_normalized_as_if_alone(name, options, x64):
                     out = out.at[row, places].set(norm(v[row : row + 1, places])[0])
         return out
 
-    packed = lambda v: norm(v, segment_ids=IDS)  # noqa: E731
+    packed = lambda v: norm(v, segment_ids=IDS)
     np.testing.assert_allclose(packed(x.at[0, 5].set(jnp.nan)), alone(x), 1e-12, 1e-13)
     got = jax.jit(jax.grad(lambda v: jnp.sin(packed(v)).sum()))(x.at[0, 5].set(jnp.nan))
     np.testing.assert_allclose(got, jax.jit(jax.grad(lambda v: jnp.sin(alone(v)).sum()))(x), 1e-9, 1e-12)

@@ -113,7 +113,7 @@ def test_masked_is_sliced(case):
     if case.name in ('layer_norm', 'rms_norm', 'standardize'):
         where, keep = jnp.ones((1, 1, SHAPE[2]), bool).at[..., 20:].set(False), None
     dirty = jnp.where(where, x, jnp.nan)
-    f = lambda v: case.call(v, scale, bias, where)  # noqa: E731
+    f = lambda v: case.call(v, scale, bias, where)
     y, pull = jax.vjp(f, dirty)
     (dx,) = pull(jnp.ones_like(y) + x)
     np.testing.assert_allclose(y, case.reference(*wide(x, scale, bias), np.asarray(where)), 1e-5, 1e-5)
@@ -204,8 +204,8 @@ def test_moments_have_units_and_names():
 
 def test_moments_are_differentiable(x64):
     x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (5, 4)))
-    f = lambda v: sum((m**2).sum() for m in F.moments(v, 0))  # noqa: E731
-    g = lambda v: (v.mean(0) ** 2).sum() + (v.var(0) ** 2).sum()  # noqa: E731
+    f = lambda v: sum((m**2).sum() for m in F.moments(v, 0))
+    g = lambda v: (v.mean(0) ** 2).sum() + (v.var(0) ** 2).sum()
     np.testing.assert_allclose(jax.grad(f)(x), jax.grad(g)(x), 1e-12)
     np.testing.assert_allclose(jax.hessian(f)(x), jax.hessian(g)(x), 1e-12, 1e-13)
 
@@ -244,18 +244,18 @@ def test_split_over_a_named_axis_is_the_whole(x64):
         return F.batch_norm_fit(x, scale, bias, where=w)
 
     def parts(x, w):
-        f = lambda v, m: F.batch_norm_fit(v, scale, bias, where=m, axis_name='devices')  # noqa: E731
+        f = lambda v, m: F.batch_norm_fit(v, scale, bias, where=m, axis_name='devices')
         y, mean, var = jax.vmap(f, axis_name='devices')(x.reshape(3, 2, 16, 32), w.reshape(3, 2, 16, 1))
         return y.reshape(x.shape), mean[0], var[0]
 
     for a, b in zip(whole(x, where), parts(x, where), strict=True):  # the first device sees nothing at all
         np.testing.assert_allclose(a, b, 1e-12, 1e-12)
-    loss = lambda f: lambda v: (f(v, where)[0] ** 3).sum()  # noqa: E731
+    loss = lambda f: lambda v: (f(v, where)[0] ** 3).sum()
     np.testing.assert_allclose(jax.grad(loss(parts))(x), jax.grad(loss(whole))(x), 1e-9, 1e-12)
 
 
 def test_tangents_under_a_mask_at_a_large_mean(x64):
     x, t = (jnp.asarray(np.random.default_rng(i).normal(m, 1, (4, 64)), jnp.float32) for i, m in ((0, 1e6), (1, 1)))
-    f = lambda v: F.layer_norm(v, where=jnp.arange(64) < 20)  # noqa: E731
+    f = lambda v: F.layer_norm(v, where=jnp.arange(64) < 20)
     expected = jax.jvp(f, (x.astype(jnp.float64),), (t.astype(jnp.float64),))[1]
     assert error(jax.jvp(f, (x,), (t,))[1], np.asarray(expected)) <= 2e-7

@@ -200,7 +200,7 @@ def test_derivatives(case, x64):
         pytest.skip('every transformation is tested above')
     arrays = inputs(case, dtype='float64', shape=(3, 1, 2) if case.name == 'iterative_norm_fit' else (2, 2, 4))
     along = tuple(0.3 * a for a in arrays)
-    slope_of = lambda f: jax.grad(lambda *a: jnp.sin(f(*a)).sum(), tuple(range(len(arrays))))  # noqa: E731
+    slope_of = lambda f: jax.grad(lambda *a: jnp.sin(f(*a)).sum(), tuple(range(len(arrays))))
 
     @quick
     def ours():
@@ -314,7 +314,7 @@ def test_curves_and_their_derivatives(name, x64):
     inner = (jnp.asarray(0.7), *(s.astype(float) for s in shift))
     np.testing.assert_allclose(ours(x, *inner, scale, bias), reference(*wide((x, *inner, scale, bias))), 1e-14, 1e-14)
     np.testing.assert_allclose(ours(x), reference(np.asarray(x)), 1e-14)
-    first = lambda *a: ours(*a, axis=0)  # noqa: E731
+    first = lambda *a: ours(*a, axis=0)
     np.testing.assert_allclose(first(x.T, *inner, scale, bias), ours(x, *inner, scale, bias).T, 1e-14, 1e-14)
     where = jnp.asarray([[True], [False], [True]])
     y, pull = jax.vjp(lambda v: ours(v, *inner, scale, bias, where=where), jnp.where(where, x, jnp.nan))
@@ -325,7 +325,7 @@ def test_curves_and_their_derivatives(name, x64):
     every = tuple(range(len(arguments)))
 
     def derivatives(f):
-        loss = lambda *a: jnp.sin(f(*a)).sum()  # noqa: E731
+        loss = lambda *a: jnp.sin(f(*a)).sum()
         slope = jax.grad(loss, every)
         return jax.jvp(slope, arguments, arguments), jax.vmap(slope)(
             *(jnp.stack([a, -2 * a]) for a in arguments)
@@ -342,7 +342,7 @@ def test_curves_in_units_of_the_last_place(name, dtype, x64):
     grid = np.concatenate([np.linspace(-30, 30, 400), np.linspace(-3, 3, 400), np.geomspace(1e-20, 1, 60)])
     x = jnp.asarray(grid, dtype)
     inner = {'alpha': 0.5} if name == 'dynamic_tanh' else {'alpha': 0.5, 'shift': shift}
-    f = lambda v: ours(v, **inner)  # noqa: E731
+    f = lambda v: ours(v, **inner)
     got = jax.jit(lambda v: (f(v), jax.vmap(jax.grad(f))(v)))(x)
     limit = {'float32': 4, 'float64': 8, 'bfloat16': 0.6}[dtype]
     with mp.workdps(50):
@@ -465,7 +465,7 @@ def test_split_over_a_named_axis_is_the_whole(name, x64):
     case = NAMES[name]
     x, *rest = inputs(case, dtype='float64', shape=(4, 6, 4))
     axis = 1 if name == 'global_response_norm' else 0
-    parts = lambda t: jnp.stack(jnp.split(t, 2, axis))  # noqa: E731
+    parts = lambda t: jnp.stack(jnp.split(t, 2, axis))
 
     def split(x):
         f = jax.vmap(lambda v: case.call(v, *rest, axis_name='devices'), axis_name='devices')
@@ -473,8 +473,8 @@ def test_split_over_a_named_axis_is_the_whole(name, x64):
 
     @quick
     def both(x):
-        loss = lambda f: jax.grad(lambda v: jnp.sin(f(v)).sum())(x)  # noqa: E731
-        whole = lambda v: case.call(v, *rest)  # noqa: E731
+        loss = lambda f: jax.grad(lambda v: jnp.sin(f(v)).sum())(x)
+        whole = lambda v: case.call(v, *rest)
         return split(x), whole(x), loss(split), loss(whole)
 
     a, b, da, db = both(x)
@@ -659,7 +659,7 @@ def test_an_activation_follows(name):
     for fit in (True, False):
         expected = jnp.where(where, jnp.exp(plain(x, where, fit=fit)), 0)
         np.testing.assert_allclose(followed(x, where, fit=fit), expected, 1e-6)
-    call = lambda v: followed(v, fit=False)  # noqa: E731
+    call = lambda v: followed(v, fit=False)
     assert sum(a.size == x.size for a in jax.tree.leaves(jax.vjp(call, x)[1]) if isinstance(a, jax.Array)) == 1
 
 

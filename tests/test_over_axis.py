@@ -49,8 +49,8 @@ def test_temperature(name, temperature, x64):
 def test_learned_temperature(name, x64):
     x, weight, f = rows(), rows(seed=1), getattr(F, name)
     for temperature in (jnp.asarray(0.7), jnp.asarray([[0.5], [1.0], [3.0]])):
-        ours = lambda v, t: (weight * f(v, temperature=t)).sum()  # noqa: E731
-        exact = lambda v, t: (weight * SOFT[name](v / t)).sum()  # noqa: E731
+        ours = lambda v, t: (weight * f(v, temperature=t)).sum()
+        exact = lambda v, t: (weight * SOFT[name](v / t)).sum()
         np.testing.assert_allclose(f(x, temperature=temperature), SOFT[name](x / temperature), 1e-13)
         transforms.check(ours, exact, x, temperature)
     along = jax.grad(lambda t: (rows().T * f(x.T, axis=0, temperature=t)).sum())(jnp.asarray([0.5, 1.0, 3.0]))
@@ -186,7 +186,7 @@ def test_sparsemax_dtypes(dtype):
 
 def test_sparsemax_derivative(x64):
     x, weight = rows((3, 6)), rows((3, 6), 1)
-    f = lambda v: (weight * F.sparsemax(v)).sum()  # noqa: E731
+    f = lambda v: (weight * F.sparsemax(v)).sum()
     support = np.asarray(F.sparsemax(x)) > 0
     assert 3 < support.sum() < 12
     mean = (weight * support).sum(-1, keepdims=True) / support.sum(-1, keepdims=True)

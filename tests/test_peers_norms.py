@@ -88,7 +88,7 @@ def equinox(name, *arguments, mapped=1, **options):
     """A layer of equinox, of one sample with its channels first."""
     eqx = peer('equinox')
     layer = getattr(eqx.nn, name)(*arguments, eps=1e-5, **options)
-    leaves = lambda m: (m.weight, m.bias) if getattr(m, 'bias', None) is not None else (m.weight,)  # noqa: E731
+    leaves = lambda m: (m.weight, m.bias) if getattr(m, 'bias', None) is not None else (m.weight,)
     layer = eqx.tree_at(leaves, layer, tuple(AFFINE.values())[: len(leaves(layer))])
     if mapped == 1:
         return jnp.moveaxis(jax.vmap(layer)(jnp.moveaxis(X, -1, 1)), 1, -1)
@@ -205,14 +205,14 @@ def torch_nn(name, *arguments, **options):
     return lambda: torch_layer(getattr(peer('torch').nn, name)(*arguments, **options))
 
 
-layer = lambda: F.layer_norm(X, SCALE, BIAS, epsilon=1e-5)  # noqa: E731
-rms = lambda: F.rms_norm(X, SCALE, epsilon=1e-5)  # noqa: E731
-group = lambda: F.group_norm(X, SCALE, BIAS, num_groups=2, epsilon=1e-5)  # noqa: E731
-instance = lambda: F.instance_norm(X, SCALE, BIAS, epsilon=1e-5)  # noqa: E731
-batch = lambda: F.batch_norm_fit(X, SCALE, BIAS, epsilon=1e-5)[0]  # noqa: E731
-average = lambda: running(0.9)  # noqa: E731
-cumulative = lambda: running(None, 3, unbiased=True)  # noqa: E731
-weight = lambda: F.weight_norm(jnp.asarray(WEIGHT), jnp.full((1, 12), 2.0))  # noqa: E731
+layer = lambda: F.layer_norm(X, SCALE, BIAS, epsilon=1e-5)
+rms = lambda: F.rms_norm(X, SCALE, epsilon=1e-5)
+group = lambda: F.group_norm(X, SCALE, BIAS, num_groups=2, epsilon=1e-5)
+instance = lambda: F.instance_norm(X, SCALE, BIAS, epsilon=1e-5)
+batch = lambda: F.batch_norm_fit(X, SCALE, BIAS, epsilon=1e-5)[0]
+average = lambda: running(0.9)
+cumulative = lambda: running(None, 3, unbiased=True)
+weight = lambda: F.weight_norm(jnp.asarray(WEIGHT), jnp.full((1, 12), 2.0))
 CASES = [
     Case('linen', 'LayerNorm', layer, lambda: flax('LayerNorm')),
     Case('linen', 'RMSNorm', rms, lambda: flax('RMSNorm')),

@@ -35,7 +35,7 @@ def check_derivatives(f, x):
     y, out = jax.jvp(f, (x,), (t,))
     np.testing.assert_allclose(out, (f(x + 1e-6 * t) - f(x - 1e-6 * t)) / 2e-6, 1e-8, 1e-9)
     weight = jnp.asarray(np.random.default_rng(2).normal(size=y.shape), x.dtype)
-    weighted = lambda v: (weight * f(v)).sum()  # noqa: E731
+    weighted = lambda v: (weight * f(v)).sum()
     transforms.check(weighted, weighted, x)
     np.testing.assert_array_equal(jax.jit(transforms.SECOND['forward over reverse'], static_argnums=0)(weighted, x), 0)
 
@@ -58,7 +58,7 @@ def test_rrelu_without_a_key_is_the_midpoint(dtype):
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_rrelu_draws_uniformly(dtype):
     x = jnp.full((200, 100), -1.0, dtype)
-    f = lambda v: F.rrelu(v, 0.25, 0.75, KEY)  # noqa: E731
+    f = lambda v: F.rrelu(v, 0.25, 0.75, KEY)
     y = f(x)
     assert y.dtype == dtype
     np.testing.assert_array_equal(y, f(x))
@@ -76,7 +76,7 @@ def test_rrelu_draws_uniformly(dtype):
 
 def test_rrelu_with_a_key(x64):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
-    f = lambda v: F.rrelu(v, key=KEY)  # noqa: E731
+    f = lambda v: F.rrelu(v, key=KEY)
     assert f(x).dtype == jnp.float64
     check_derivatives(f, x)
     np.testing.assert_array_equal(jnp.where(x > 0, x, 0), jnp.maximum(f(x), 0))
@@ -131,7 +131,7 @@ def test_crelu(dtype, axis):
 
 def test_derivatives_of_crelu(x64):
     check_derivatives(lambda v: F.crelu(v, 0), jnp.asarray(np.random.default_rng(0).normal(size=(4, 6))))
-    f = lambda v: F.crelu(v[None])  # noqa: E731
+    f = lambda v: F.crelu(v[None])
     np.testing.assert_array_equal(jax.jacfwd(f)(0.0), [0, 0])
     np.testing.assert_array_equal(f(jnp.asarray(jnp.inf)), [jnp.inf, 0])
     np.testing.assert_array_equal(f(jnp.asarray(-jnp.inf)), [0, jnp.inf])
@@ -208,7 +208,7 @@ def test_quantized_sigmoid(dtype, bits):
 
 def test_quantized_sigmoid_of_what_is_special(x64):
     for bits in (1, 4, 24):
-        f = lambda v, bits=bits: F.quantized_sigmoid(v, bits)  # noqa: E731
+        f = lambda v, bits=bits: F.quantized_sigmoid(v, bits)
         upper = 2 ** (bits - 1) / (2**bits - 1)
         x = jnp.asarray([-jnp.inf, -1e-300, -0.0, 0.0, 1e-300, jnp.inf, jnp.nan])
         np.testing.assert_array_equal(f(x), [0, 1 - upper, upper, upper, upper, 1, jnp.nan])

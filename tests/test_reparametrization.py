@@ -374,8 +374,8 @@ def test_transformations(wrapper):
 def test_spectral_norm_is_right_from_the_first_call_and_moves_while_fitting():
     inner = brainstate.nn.Conv2d((4, 4, 16), 32, 3)
     layer, x = nn.SpectralNorm(inner), jnp.ones((1, 4, 4, 16))
-    matrix = lambda: np.asarray(inner.weight.value['weight'], np.float64).reshape(-1, 32)  # noqa: E731
-    largest = lambda: np.linalg.svd(matrix(), compute_uv=False)[0]  # noqa: E731
+    matrix = lambda: np.asarray(inner.weight.value['weight'], np.float64).reshape(-1, 32)
+    largest = lambda: np.linalg.svd(matrix(), compute_uv=False)[0]
     np.testing.assert_allclose(layer.sigma, largest(), 1e-6)
     inner.weight.value = {'weight': weight(shape=(3, 3, 16, 32), seed=5)}
     start = layer.u.value

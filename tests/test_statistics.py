@@ -140,7 +140,7 @@ def test_inside_and_outside_of_jit():
 def test_gradients_are_those_of_the_calls():
     layer, x = nn.BatchNorm0d(10), batch()
     params = layer.states(brainstate.ParamState)
-    loss = lambda v: (layer(v, fit=True) ** 3).sum()  # noqa: E731
+    loss = lambda v: (layer(v, fit=True) ** 3).sum()
     expected = brainstate.transform.grad(loss, params)(x)
     with nn.accumulate_statistics(layer):
         got = brainstate.transform.grad(loss, params)(x)
@@ -235,7 +235,7 @@ def test_recalibrate_counters_and_frozen_layers():
 
 def test_tqdm_is_optional(monkeypatch):
     there = builtins.__import__
-    refuse = lambda name, *a, **k: there('no_such_module' if name.startswith('tqdm') else name, *a, **k)  # noqa: E731
+    refuse = lambda name, *a, **k: there('no_such_module' if name.startswith('tqdm') else name, *a, **k)
     monkeypatch.setattr(builtins, '__import__', refuse)
     with pytest.raises(ImportError, match='recalibrate: progress needs tqdm, which is not installed; run'):
         nn.recalibrate(nn.BatchNorm0d(10), [batch()], progress=True)
@@ -272,7 +272,7 @@ def test_freeze_is_seen_by_what_was_jitted():
 def trained(norm, mean=2.0):
     """A batch norm with statistics and parameters that are not those of the start."""
     rng = np.random.default_rng(5)
-    draw = lambda like, low, high: jnp.asarray(rng.uniform(low, high, like.shape), like.dtype)  # noqa: E731
+    draw = lambda like, low, high: jnp.asarray(rng.uniform(low, high, like.shape), like.dtype)
     norm.running_mean.value = mean + draw(norm.running_mean.value, -1, 1)
     norm.running_var.value = draw(norm.running_var.value, 0.5, 2)
     if norm.weight is not None:

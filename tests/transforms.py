@@ -59,7 +59,7 @@ def check(ours, exact, *arguments, first=1e-12, second=1e-10):
 
 def _compiled(f, second):
     # what is tested is rules, not what the compiler makes of them, and optimizing them would take as long as the rest
-    every = lambda *a: tuple({n: t(f, *a) for n, t in transforms.items()} for transforms in (FIRST, second))  # noqa: E731
+    every = lambda *a: tuple({n: t(f, *a) for n, t in transforms.items()} for transforms in (FIRST, second))
     return jax.jit(every, compiler_options={'xla_backend_optimization_level': 0})
 
 

@@ -242,6 +242,8 @@ class Normalization(Picklable, brainstate.nn.Module):
 
     #: the attribute that holds scale and bias, as brainstate calls it
     _parameters: ClassVar[str] = 'weight'
+    #: the function of `jaxnorm.functional` that such a layer calls
+    _kernel: ClassVar[Callable[..., Any]]
     #: docstrings of what subclasses have in common, from which theirs are completed first
     _families: ClassVar[tuple[str, ...]] = ()
 
@@ -348,6 +350,26 @@ class Normalization(Picklable, brainstate.nn.Module):
             if name in hidden or unused.get(name, unused) == value
             else cast(Any, super()).__pretty_repr_item__(name, value)
         )
+
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
+        `fit` has no effect.
+        """
+        return self._apply(x, mask, **self._parameters_of(scale, bias))
+
+    def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
+        """The result of the kernel, which is given these options and those of the layer."""
+        raise NotImplementedError
 
     def _result(self, y: Any, mask: Any = None) -> Any:
         if isinstance(self.activation, brainstate.nn.Module):

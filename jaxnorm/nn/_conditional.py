@@ -265,7 +265,10 @@ class FiLM(_ChannelNorm):
         options = {'w_init': w_init, 'b_init': b_init, 'param_type': param_type}
         self.linear = _Projection('FiLM', condition_size, channels, 2, condition_activation, **options)
 
-    def update(self, x: ArrayLike, condition: ArrayLike, *, fit: bool | None = None) -> Result:
+    # a further input, not a mask, is what comes second
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: ArrayLike, condition: ArrayLike, *, fit: bool | None = None
+    ) -> Result:
         """Scale and shift `x`. Both phases are the same, so `fit` has no effect."""
         self._check_shape(x)
         scale, shift = self.linear.parts(condition, jnp.shape(x), self._channel_axis)

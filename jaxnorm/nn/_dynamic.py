@@ -5,7 +5,7 @@ from typing import Any
 import brainstate
 
 from .. import functional as F
-from .._typing import ArrayLike, Axes, Result, Size
+from .._typing import Axes, Result, Size
 from ._base import Normalization, default
 
 
@@ -33,10 +33,10 @@ class _Dynamic(Normalization, without=['aliases', 'scale_offset', 'activation'])
     def _channel_axis(self) -> int:
         return -1
 
-    def _apply(self, kernel: Any, x: Any, mask: Any, scale: Any, bias: Any) -> Result:
+    def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
         self._check_shape(x)
         axes = tuple(a - len(self._size) for a in self.feature_axes)
-        return self._result(kernel(x, axis=axes, where=mask, **self._parameters_of(scale, bias)))
+        return self._result(self._kernel(x, axis=axes, where=mask, **options))
 
 
 class DynamicTanh(_Dynamic, without=['inner']):
@@ -64,6 +64,8 @@ class DynamicTanh(_Dynamic, without=['inner']):
     (2, 3, 4)
     """
 
+    _kernel = staticmethod(F.dynamic_tanh)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -73,22 +75,6 @@ class DynamicTanh(_Dynamic, without=['inner']):
         **options: Any,
     ) -> None:
         super().__init__(in_size, feature_axes, inner={'alpha': alpha_init}, **options)
-
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Bound `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
-        `fit` has no effect.
-        """
-        return self._apply(F.dynamic_tanh, x, mask, scale, bias)
 
 
 class DynamicErf(_Dynamic, without=['inner']):
@@ -118,6 +104,8 @@ class DynamicErf(_Dynamic, without=['inner']):
     (2, 3, 4)
     """
 
+    _kernel = staticmethod(F.dynamic_erf)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -128,22 +116,6 @@ class DynamicErf(_Dynamic, without=['inner']):
         **options: Any,
     ) -> None:
         super().__init__(in_size, feature_axes, inner={'alpha': alpha_init, 'shift': shift_init}, **options)
-
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Bound `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
-        `fit` has no effect.
-        """
-        return self._apply(F.dynamic_erf, x, mask, scale, bias)
 
 
 #: the name in the paper

@@ -138,6 +138,8 @@ class EvoNormS0(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
     (2, 8, 8, 16)
     """
 
+    _kernel = staticmethod(F.evonorm_s0)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -157,18 +159,5 @@ class EvoNormS0(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
         self.num_groups, self.group_size = _groups('EvoNormS0', channels, num_groups, group_size)
         self._learn(param_type, v=v_init)
 
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
-        `fit` has no effect.
-        """
-        return self._apply(F.evonorm_s0, x, mask, num_groups=self.num_groups, **self._parameters_of(scale, bias))
+    def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
+        return super()._apply(x, mask, num_groups=self.num_groups, **options)

@@ -11,7 +11,35 @@ from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ._base import Normalization, Picklable, default, described
 
 
-class _AxisNorm(Normalization, without=['aliases']):
+class _Segmented(Normalization):
+    """What the norms of samples share: an order of casts, and statistics of packed sequences."""
+
+    cast: str
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What the layer says to the kernel, beside what all layers of its kind do."""
+        return {'cast': self.cast}
+
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        segment_ids: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
+        sequences. Both phases are the same, so `fit` has no effect.
+        """
+        return self._apply(x, mask, segment_ids=segment_ids, **self._options, **self._following(scale, bias))
+
+
+class _AxisNorm(_Segmented, without=['aliases']):
     """What layer norm and RMS norm share: axes to reduce, counted from the end."""
 
     def __init__(
@@ -43,16 +71,15 @@ class _AxisNorm(Normalization, without=['aliases']):
     def _channel_axis(self) -> int:
         return -1
 
-    def _apply(self, kernel: Any, x: Any, mask: Any, **options: Any) -> Result:
+    def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
         self._check_shape(x)
-        y = kernel(
+        y = self._kernel(
             x,
             axis=self.reduction_axes,
             epsilon=self.epsilon,
             where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            cast=self.cast,
             **options,
         )
         return self._result(y, mask)
@@ -73,6 +100,8 @@ class LayerNorm(_AxisNorm):
     (2, 10)
     """
 
+    _kernel = staticmethod(F.layer_norm)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -83,23 +112,6 @@ class LayerNorm(_AxisNorm):
         **options: Any,
     ) -> None:
         super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, **options)
-
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        segment_ids: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
-        sequences. Both phases are the same, so `fit` has no effect.
-        """
-        return self._apply(F.layer_norm, x, mask, segment_ids=segment_ids, **self._following(scale, bias))
 
 
 class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
@@ -124,6 +136,7 @@ class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
     (2, 3, 4)
     """
 
+    _kernel = staticmethod(F.rms_norm)
     _parameters = 'scale'
 
     def __init__(
@@ -139,23 +152,9 @@ class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
         super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, use_bias=False, **options)
         self.partial = _checks.number('RMSNorm', 'partial', partial, above=0, at_most=1)
 
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        segment_ids: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` is that of the call, where the layer has none of its own, as is `bias`, of which it never has one;
-        `segment_ids` parts packed sequences. Both phases are the same, so `fit` has no effect.
-        """
-        options = {'segment_ids': segment_ids, 'partial': self.partial}
-        return self._apply(F.rms_norm, x, mask, **options, **self._following(scale, bias))
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options, 'partial': self.partial}
 
 
 class _ChannelNorm(Normalization):
@@ -211,23 +210,22 @@ class _SampleNorm(_ChannelNorm):
         self.axis_name = axis_name
         self.axis_index_groups = axis_index_groups
 
-    def _apply(self, kernel: Any, x: Any, mask: Any, **options: Any) -> Result:
-        single, (x, mask, *ids) = self._with_batch(x, mask, *(options.pop(n) for n in ('segment_ids',) if n in options))
-        y = kernel(
+    def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
+        single, (x, mask, ids) = self._with_batch(x, mask, options.pop('segment_ids', None))
+        y = self._kernel(
             x,
             axis=self._channel_axis,
             epsilon=self.epsilon,
             where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            **({'segment_ids': ids[0]} if ids else {}),
-            **options,
+            **options if ids is None else {**options, 'segment_ids': ids},
         )
         y = self._result(y, mask)
         return y[0] if single else y
 
 
-class _CastingNorm(_SampleNorm):
+class _CastingNorm(_SampleNorm, _Segmented):
     """What group and instance norm share with each other."""
 
     def __init__(
@@ -288,6 +286,8 @@ class GroupNorm(_CastingNorm, without=['aliases']):
     (2, 8, 8, 16)
     """
 
+    _kernel = staticmethod(F.group_norm)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -306,23 +306,9 @@ class GroupNorm(_CastingNorm, without=['aliases']):
         )
         self.reduction_axes = reduction_axes
 
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        segment_ids: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
-        sequences. Both phases are the same, so `fit` has no effect.
-        """
-        options = {'num_groups': self.num_groups, 'reduction_axes': self.reduction_axes, 'segment_ids': segment_ids}
-        return self._apply(F.group_norm, x, mask, cast=self.cast, **options, **self._following(scale, bias))
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options, 'num_groups': self.num_groups, 'reduction_axes': self.reduction_axes}
 
 
 class InstanceNorm(_CastingNorm, without=['aliases']):
@@ -341,6 +327,8 @@ class InstanceNorm(_CastingNorm, without=['aliases']):
     (2, 8, 8, 16)
     """
 
+    _kernel = staticmethod(F.instance_norm)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -351,24 +339,6 @@ class InstanceNorm(_CastingNorm, without=['aliases']):
         **options: Any,
     ) -> None:
         super().__init__(in_size, feature_axis, epsilon=epsilon, aliases={'num_features': num_features}, **options)
-
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        segment_ids: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
-        sequences. Both phases are the same, so `fit` has no effect.
-        """
-        options = {'cast': self.cast, 'segment_ids': segment_ids}
-        return self._apply(F.instance_norm, x, mask, **options, **self._following(scale, bias))
 
 
 class AddNorm(Picklable, brainstate.nn.Module):

@@ -91,7 +91,8 @@ class ScaleNorm(Normalization, without=['aliases', 'use_scale', 'use_bias', 'bia
     def _channel_axis(self) -> int:
         return -1
 
-    def update(
+    # a length has no bias
+    def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: ArrayLike,
         mask: ArrayLike | None = None,
@@ -139,6 +140,8 @@ class GlobalResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activ
     (2, 8, 8, 16)
     """
 
+    _kernel = staticmethod(F.global_response_norm)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -151,22 +154,6 @@ class GlobalResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activ
     ) -> None:
         aliases = {'num_channels': num_channels}
         super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, scale_init=scale_init, **options)
-
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
-        `fit` has no effect.
-        """
-        return self._apply(F.global_response_norm, x, mask, **self._parameters_of(scale, bias))
 
 
 class FilterResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
@@ -199,6 +186,8 @@ class FilterResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activ
     (2, 8, 8, 16)
     """
 
+    _kernel = staticmethod(F.filter_response_norm)
+
     def __init__(
         self,
         in_size: Size | None = None,
@@ -219,19 +208,3 @@ class FilterResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activ
             self._learn(param_type, threshold=threshold_init)
         if _checks.flag('FilterResponseNorm', 'learn_epsilon', learn_epsilon):
             self._learn(param_type, learned_epsilon=epsilon_init)
-
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
-        `fit` has no effect.
-        """
-        return self._apply(F.filter_response_norm, x, mask, **self._parameters_of(scale, bias))
