@@ -2,6 +2,7 @@
 
 import jax
 import pytest
+from loading import EXAMPLE, files_of
 
 
 @pytest.fixture
@@ -13,3 +14,10 @@ def x64():
     jax.config.update('jax_enable_x64', True)
     yield
     jax.config.update('jax_enable_x64', before)
+
+
+@pytest.fixture
+def example():
+    """Imports a file of the ModernCNN example."""
+    with files_of(EXAMPLE) as load:
+        yield load

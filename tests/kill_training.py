@@ -20,8 +20,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from loading import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 sys.path.insert(0, str(EXAMPLE))
 
 # all that the command imports, once for all processes

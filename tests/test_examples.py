@@ -1,29 +1,23 @@
 """The small examples: each runs, draws its picture, and makes its point."""
 
-import importlib
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import EXAMPLES, files_of
 
 from jaxnorm import nn
 
-EXAMPLES = Path(__file__).parents[1] / 'examples'
 NAMES = sorted(path.stem for path in EXAMPLES.glob('[!_]*.py'))
 
 
 @pytest.fixture
-def load(monkeypatch):
-    """Imports an example as its command does, and forgets it: the names are too common to stay."""
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLES:
-            del sys.modules[name]
+def load():
+    """Imports an example."""
+    with files_of(EXAMPLES) as load:
+        yield load
 
 
 @pytest.fixture

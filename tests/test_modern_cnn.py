@@ -1,7 +1,6 @@
 """The ModernCNN example: its model, its command, and what the command says when something is wrong."""
 
 import csv
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,8 @@ from pathlib import Path
 import brainstate
 import numpy as np
 import pytest
+from loading import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 TRAIN = str(EXAMPLE / 'train.py')
 TIMINGS = {'seconds', 'images_per_second'}
 TINY = ('--epochs', '2', '--limit', '200', '--width', '4', '--batch-size', '32')
@@ -27,17 +26,6 @@ def command(*arguments: object, python: tuple[str, ...] = (TRAIN,)) -> subproces
 def numbers(folder: Path) -> list[dict[str, str]]:
     with (folder / 'metrics.csv').open(encoding='utf-8') as file:
         return [{name: value for name, value in row.items() if name not in TIMINGS} for row in csv.DictReader(file)]
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """Imports a file of the example as the command does, and forgets it: the names are too common to stay."""
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLE:
-            del sys.modules[name]
 
 
 def refused(result: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -1,6 +1,5 @@
 """The ModernCNN example never loses work: its checkpoints, what they say when something is wrong, and signals."""
 
-import importlib
 import json
 import os
 import resource
@@ -14,20 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loading import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 SETTINGS = {'norm': 'batch', 'batch_size': 64, 'classes': ('a', 'b')}
 
 
 @pytest.fixture
-def checkpoint(monkeypatch):
-    """The file of the example, and forgets it: the name is too common to stay."""
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    before = set(sys.modules)
-    yield importlib.import_module('checkpoint')
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLE:
-            del sys.modules[name]
+def checkpoint(example):
+    """The file of the example."""
+    return example('checkpoint')
 
 
 def tree(step):

@@ -1,30 +1,15 @@
 """The images of the ModernCNN example: reading them, what is said of files that are wrong, batches, augmentation."""
 
 import hashlib
-import importlib
 import io
 import json
 import pickle
 import struct
-import sys
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import pytest
-
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """Imports a file of the example as the command does, and forgets it: the names are too common to stay."""
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLE:
-            del sys.modules[name]
 
 
 class Python2(pickle._Pickler):

@@ -5,12 +5,11 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from loading import EXAMPLE
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 SECONDS = 240  # after which a process that hangs is ended
 # trains some steps, evaluates, and prints the numbers; arguments: steps, then what Options has of hosts, or nothing
 WORKER = """

@@ -5,24 +5,9 @@ import importlib
 import io
 import json
 import re
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
-
-
-@pytest.fixture
-def example(monkeypatch):
-    """Imports a file of the example as the command does, and forgets it: the names are too common to stay."""
-    monkeypatch.syspath_prepend(str(EXAMPLE))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLE:
-            del sys.modules[name]
 
 
 @pytest.fixture

@@ -1,33 +1,25 @@
 """The training of the ModernCNN example: its steps, what they promise, and what happens when a loss is not finite."""
 
 import dataclasses
-import importlib
-import sys
-from pathlib import Path
 
 import brainstate
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from loading import EXAMPLE, files_of
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 SIZE = (8, 8, 3)
 TINY = {'width': 4, 'batch_size': 16, 'dropout': 0.0, 'augment': False}
 
 
 @pytest.fixture(scope='module')
 def example():
-    """Imports a file of the example as the command does, and forgets it: the names are too common to stay."""
-    before = set(sys.modules)
+    """Imports a file of the example, once for all tests."""
     jax.config.update('jax_disable_most_optimizations', True)  # nothing here runs for long
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLE))
-        yield importlib.import_module
+    with files_of(EXAMPLE) as load:
+        yield load
     jax.config.update('jax_disable_most_optimizations', False)
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLE:
-            del sys.modules[name]
 
 
 @pytest.fixture(scope='module')

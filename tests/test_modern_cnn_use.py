@@ -1,6 +1,5 @@
 """What is done with a trained ModernCNN: predictions for pictures, and files that need no jaxnorm."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,23 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loading import EXAMPLE, files_of
 from PIL import Image, ImageColor
 
-EXAMPLE = Path(__file__).parents[1] / 'examples' / 'modern_cnn'
 CLASSES = ['ink', 'paper', 'Ölbild']
 SIZE = (8, 12, 3)
 
 
 @pytest.fixture(scope='module')
 def example():
-    """Imports a file of the example as the command does, and forgets it: the names are too common to stay."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(EXAMPLE))
-        before = set(sys.modules)
-        yield importlib.import_module
-        for name in set(sys.modules) - before:
-            if Path(getattr(sys.modules[name], '__file__', None) or '.').parent == EXAMPLE:
-                del sys.modules[name]
+    """Imports a file of the example, once for all tests."""
+    with files_of(EXAMPLE) as load:
+        yield load
 
 
 TRAINERS: dict[Path, Any] = {}

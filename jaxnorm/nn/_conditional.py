@@ -64,8 +64,33 @@ def _one_plus(scale: Array) -> Array:
     return 1 + scale.astype(compute_dtype(scale.dtype))
 
 
+#: What the docstrings of adaptive norms need not say.
+_ADAPTIVE = """Of a norm whose scale and shift are a linear map of a condition.
+
+Parameters
+----------
+condition_size : int
+    The number of features of the condition.
+gate : bool
+    Whether to return a gate as well.
+condition_activation : str or callable, optional
+    What the condition goes through before the linear map; ``'silu'`` in DiT.
+w_init : callable or array
+    Weight of the linear map at first, or a function of the shape; zeros by default, so that this is the plain norm.
+b_init : callable or array
+    Its bias, likewise.
+
+Raises
+------
+ValueError, TypeError
+    At construction for a wrong size or option; at the call for an input or a condition of another shape.
+"""
+
+
 class _Adaptive:
     """A norm over features whose scale, and shift and gate if there are such, are a linear map of a condition."""
+
+    _families = (_ADAPTIVE,)
 
     def _project(self, condition_size: int, activation: Any, shift: bool, gate: bool, **options: Any) -> None:
         op, self_ = type(self).__name__, cast(Any, self)
@@ -93,23 +118,6 @@ class AdaLayerNorm(_Adaptive, LayerNorm):  # pyright: ignore[reportIncompatibleM
     The call takes the input and the condition, whose axes are the first ones of the input, then its features: one
     condition a sample, or one a position. With `gate` it returns a gate α(c) as well, by which the block that follows
     is multiplied before it is added to its input. Zeros at first, it makes the whole block the identity (AdaLN-Zero).
-
-    Parameters
-    ----------
-    condition_size : int
-        The number of features of the condition.
-    gate : bool
-        Whether to return a gate as well.
-    condition_activation : str or callable, optional
-        What the condition goes through before the linear map; ``'silu'`` in DiT.
-    w_init, b_init : callable or array
-        Weight and bias of the linear map at first, or functions of the shape; zeros by default, so that this is plain
-        layer normalization at first.
-
-    Raises
-    ------
-    ValueError, TypeError
-        At construction for a wrong size or option; at the call for an input or a condition of another shape.
 
     References
     ----------
@@ -154,24 +162,10 @@ class AdaRMSNorm(_Adaptive, RMSNorm):  # pyright: ignore[reportIncompatibleMetho
 
     Parameters
     ----------
-    condition_size : int
-        The number of features of the condition.
     shift : bool
         Whether there is a shift β as well.
-    gate : bool
-        Whether to return a gate as well.
     epsilon : float
         Added to the mean square, in the square of the unit of the input.
-    condition_activation : str or callable, optional
-        What the condition goes through before the linear map; ``'silu'`` in DiT.
-    w_init, b_init : callable or array
-        Weight and bias of the linear map at first, or functions of the shape; zeros by default, so that this is plain
-        RMS normalization at first.
-
-    Raises
-    ------
-    ValueError, TypeError
-        At construction for a wrong size or option; at the call for an input or a condition of another shape.
 
     References
     ----------

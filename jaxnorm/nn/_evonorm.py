@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import _units
 from .. import functional as F
-from .._typing import ArrayLike, Axes, Result, Size
+from .._typing import Axes, Result, Size
 from ..functional import _batch
 from ._base import default
 from ._normalization import _groups, _SampleNorm
@@ -61,26 +61,14 @@ class EvoNormB0(_Running, without=['activation']):
         self._learn(param_type, v=v_init)
         self._keep(mean_type, var=jnp.ones_like(self._affine['v']))
 
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own.
-        """
-        fits = self._fits(fit)
+    def _compute(self, fits: bool, x: Any, mask: Any, following: dict[str, Any]) -> Result:
+        del following['activation']  # it has one of its own
         single, (x, mask) = self._with_batch(x, mask)
         options = {
             'axis': self._channel_axis,
             'epsilon': self.epsilon,
             'where': mask,
-            **self._parameters_of(scale, bias),
+            **following,
         }
         if fits:
             count, over = self._count(x, mask), self._over(mask)

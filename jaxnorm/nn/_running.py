@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import _checks, _units
 from .. import functional as F
-from .._typing import Array, Axes, Size
+from .._typing import Array, ArrayLike, Axes, Result, Size
 from ..functional import _batch
 from ._base import default
 from ._fit import phase, watch
@@ -147,6 +147,25 @@ class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
         wide = jnp.promote_types(brainstate.environ.dftype(), jnp.float32)
         for name, value in statistics.items():
             setattr(self, f'running_{name}', mean_type(value.astype(wide)))
+
+    def update(
+        self,
+        x: ArrayLike,
+        mask: ArrayLike | None = None,
+        *,
+        scale: ArrayLike | None = None,
+        bias: ArrayLike | None = None,
+        fit: bool | None = None,
+    ) -> Result:
+        """Normalize `x`; `mask` says what counts, `fit` overrules frozen flag and environment.
+
+        `scale` and `bias` are those of the call, where the layer has none of its own.
+        """
+        return self._compute(self._fits(fit), x, mask, self._activated(scale, bias))
+
+    def _compute(self, fits: bool, x: Any, mask: Any, following: dict[str, Any]) -> Result:
+        """The result, by the running statistics or by the batch's own; these move the running ones."""
+        raise NotImplementedError
 
     @property
     def _running(self) -> tuple[brainstate.State, ...]:

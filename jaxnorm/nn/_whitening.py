@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import _checks, _units
 from .. import functional as F
-from .._typing import ArrayLike, Axes, Result, Size
+from .._typing import Axes, Result, Size
 from ..functional import _whitening
 from ._base import default
 from ._normalization import _groups
@@ -75,22 +75,10 @@ class IterNorm(_Running):
         matrices = jnp.broadcast_to(jnp.eye(self.group_size), (self.num_groups, self.group_size, self.group_size))
         self._keep(mean_type, mean=jnp.zeros(channels), whitening=matrices)
 
-    def update(
-        self,
-        x: ArrayLike,
-        mask: ArrayLike | None = None,
-        *,
-        scale: ArrayLike | None = None,
-        bias: ArrayLike | None = None,
-        fit: bool | None = None,
-    ) -> Result:
-        """Whiten `x`; `mask` says what counts, `fit` overrules frozen flag and environment.
-
-        `scale` and `bias` are those of the call, where the layer has none of its own.
-        """
+    def _compute(self, fits: bool, x: Any, mask: Any, following: dict[str, Any]) -> Result:
         self._check_shape(x)
-        options = {'axis': self._channel_axis, 'where': mask, **self._activated(scale, bias)}
-        if not self._fits(fit):
+        options = {'axis': self._channel_axis, 'where': mask, **following}
+        if not fits:
             return self._result(
                 F.iterative_norm(x, self.running_mean.value, self.running_whitening.value, **options), mask
             )
