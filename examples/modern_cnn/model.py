@@ -89,8 +89,65 @@ class Conv2d(brainstate.nn.Conv2d):
         return layer
 
 
-def _convolve(x: jax.Array, weight: jax.Array) -> jax.Array:
+def _window(x: jax.Array, weight: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, weight, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _blocks(images: jax.Array) -> jax.Array:
+    """A batch as (blocks, 8, height, width, channels): what is made of eight images stays in the cache of a CPU."""
+    each = math.gcd(len(images), 8)
+    if jax.device_count() == 1:
+        return images.reshape(-1, each, *images.shape[1:])
+    # one of every so many images, so that each device has its share of a block
+    return images.reshape(each, -1, *images.shape[1:]).swapaxes(0, 1)
+
+
+def _together(blocks: jax.Array) -> jax.Array:
+    """The batch again."""
+    images = blocks if jax.device_count() == 1 else blocks.swapaxes(0, 1)
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _patches(x: jax.Array) -> jax.Array:
+    """The 3 x 3 pixels around each pixel, a row each."""
+    _, height, width, channels = x.shape
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    shifted = [x[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate(shifted, axis=-1).reshape(-1, 9 * channels)
+
+
+def _products(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """The convolution as matrix products."""
+    matrix = weight.reshape(-1, weight.shape[-1])
+    return _together(jax.lax.map(lambda some: (_patches(some) @ matrix).reshape(*some.shape[:-1], -1), _blocks(x)))
+
+
+def _products_by_weight(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The gradient by the weight as matrix products.
+
+    XLA makes a convolution of it whose window is a whole image, which takes a CPU twice as long.
+    """
+    channels, out_channels = x.shape[-1], gradient.shape[-1]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+
+    def add(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        some, back = block
+        product = jnp.matmul(back.reshape(-1, out_channels).T, _patches(some), preferred_element_type=dtype)
+        return total + product, None
+
+    total, _ = jax.lax.scan(add, jnp.zeros((out_channels, 9 * channels), dtype), (_blocks(x), _blocks(gradient)))
+    return total.T.reshape(3, 3, channels, out_channels).astype(x.dtype)
+
+
+def _window_by_weight(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    weight = jnp.zeros((3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda weight: _window(x, weight), weight)(gradient)[0]
+
+
+def _convolve(x: jax.Array, weight: jax.Array) -> jax.Array:
+    # in a convolution XLA of jax 0.10 keeps all but one core of a CPU idle
+    on_a_cpu = _products if jax.__version_info__ < (0, 12) else _window
+    return jax.lax.platform_dependent(x, weight, cpu=on_a_cpu, default=_window)
 
 
 @jax.custom_vjp
@@ -99,33 +156,11 @@ def convolve(x: jax.Array, weight: jax.Array) -> jax.Array:
     return _convolve(x, weight)
 
 
-def _in_rows(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """The gradient by the weight as matrix products, one for each row of the images.
-
-    XLA makes a convolution of it whose window is a whole image, which takes a CPU twice as long.
-    """
-    _, height, width, channels = x.shape
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-
-    def add(row: jax.Array, total: jax.Array) -> jax.Array:
-        three = jax.lax.dynamic_slice_in_dim(x, row, 3, axis=1)
-        around = jnp.concatenate([three[:, i, j : j + width] for i in range(3) for j in range(3)], axis=-1)
-        here = jax.lax.dynamic_index_in_dim(gradient, row, axis=1, keepdims=False)
-        return total + jnp.einsum('nwo,nwp->op', here, around, preferred_element_type=total.dtype)
-
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    total = jax.lax.fori_loop(0, height, add, jnp.zeros((gradient.shape[-1], 9 * channels), dtype))
-    return total.T.reshape(3, 3, channels, -1).astype(x.dtype)
-
-
 def _convolve_back(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, weight = saved
-
-    def by_weight(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda weight: _convolve(x, weight), weight)(gradient)[0]
-
-    (by_x,) = jax.linear_transpose(lambda x: _convolve(x, weight), x)(gradient)
-    return by_x, jax.lax.platform_dependent(x, gradient, cpu=_in_rows, default=by_weight)
+    turned = weight[::-1, ::-1].swapaxes(2, 3)
+    by_weight = jax.lax.platform_dependent(x, gradient, cpu=_products_by_weight, default=_window_by_weight)
+    return _convolve(gradient, turned), by_weight
 
 
 convolve.defvjp(lambda x, weight: (_convolve(x, weight), (x, weight)), _convolve_back)
@@ -170,8 +205,16 @@ def _spread(place: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
     return (squares.reshape(n, 2 * rows, 2 * columns, channels),)
 
 
-# without the barrier XLA takes the places out of all that came before again, once for each of the four pixels
-_largest.defvjp(lambda x: jax.lax.optimization_barrier(_chosen(x)), _spread)
+def _chosen_once(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `_chosen`, but nothing that came before is computed again for each of the four pixels, or in the gradient."""
+    return jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: jax.tree.map(_together, jax.lax.map(_chosen, _blocks(x))),
+        default=lambda x: jax.lax.optimization_barrier(_chosen(x)),
+    )
+
+
+_largest.defvjp(_chosen_once, _spread)
 
 
 class Dropout(brainstate.nn.Module):
