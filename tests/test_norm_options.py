@@ -197,6 +197,10 @@ IDS = jnp.asarray([[0, 0, 0, 1, 1, -1], [2, 0, 0, 0, 0, 0]])[:, :, None]
         ('layer_norm', {'axis': (1, 2)}),
         ('layer_norm', {'axis': 1}),
         ('rms_norm', {'axis': (1, 2)}),
+        ('filter_response_norm', {'threshold': jnp.zeros(8), 'learned_epsilon': jnp.full(8, 0.1)}),
+        ('filter_response_norm', {}),
+        ('global_response_norm', {'scale': jnp.arange(8.0)}),
+        ('evonorm_s0', {'v': jnp.linspace(0.5, 1.5, 8), 'num_groups': 2}),
     ],
 )
 def test_segments_are_normalized_as_if_alone(name, options, x64):
@@ -231,6 +235,9 @@ def test_segments_of_large_means_and_in_layers():
     for layer, norm in (
         (nn.InstanceNorm(8, **BARE), F.instance_norm),
         (nn.LayerNorm((6, 8), (0, 1), **BARE), lambda v, **k: F.layer_norm(v, axis=(1, 2), **k)),
+        (nn.FilterResponseNorm(8, use_threshold=False, **BARE), F.filter_response_norm),
+        (nn.GlobalResponseNorm(8, **BARE), F.global_response_norm),
+        (nn.EvoNormS0(8, num_groups=2, **BARE), lambda v, **k: F.evonorm_s0(v, jnp.ones(8), num_groups=2, **k)),
     ):
         np.testing.assert_array_equal(layer(x, segment_ids=IDS), norm(x, segment_ids=IDS))
 

@@ -12,7 +12,7 @@ from . import _moments
 from ._elementary import product
 from ._gated import swish
 from ._kernel import kernel
-from ._moments import Pool, wide
+from ._moments import Pool, SegmentPool, wide
 from ._normalization import (
     _NORM,
     _affine,
@@ -26,10 +26,10 @@ from ._normalization import (
     _split,
 )
 from ._products import Pair, add, inverse_root, single, spread
-from ._response import _images, _root
+from ._response import _images, _parted, _root
 
 
-def _variance_and(epsilon: float, values: Array, pool: Pool, mask: Array | None) -> Array:
+def _variance_and(epsilon: float, values: Array, pool: Pool | SegmentPool, mask: Array | None) -> Array:
     return _moments.variance_and(epsilon, values, pool, mask, pool.size(values, mask))
 
 
@@ -56,7 +56,7 @@ def _b0(
     shape, channel = x.shape, (_channels(op, x, axis),)
     parameters = [_parameter(op, n, a, shape, channel) for n, a in (('var', var), ('v', v))]
     parameters += _parameters(op, scale, bias, shape, channel)
-    x, _, mask, pool, parameters = _images(op, x, axis, where, (None, None), parameters)
+    x, _, mask, _, pool, parameters = _images(op, x, axis, where, (None, None), parameters)
     batch, least = _pool(op, (0, *pool.axes), *names), _epsilon(op, epsilon)
     if var is None and mask is None:
         _checks.several(op, batch.size(x, None), shape, channel, 'evonorm_b0 with a given variance')
@@ -218,6 +218,7 @@ def evonorm_s0(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
 ) -> Array:
     r"""EvoNorm S0: each sample gated as by `swish`, over the deviation of its groups of channels.
 
@@ -273,17 +274,21 @@ def evonorm_s0(
     channel = (_channels(op, x, axis),)
     parameters = [_parameter(op, 'v', v, shape, channel), *_parameters(op, scale, bias, shape, channel)]
     groups = _groups(op, x, channel[0], num_groups, group_size)
-    x, at, mask, pool, parameters = _images(op, x, axis, where, (axis_name, axis_index_groups), parameters)
-    x, mask, *parameters = (_split(groups, at, a) for a in (x, mask, *parameters))
+    x, at, mask, ids, pool, parameters = _images(
+        op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
+    )
+    x, mask, ids, *parameters = (_split(groups, at, a) for a in (x, mask, ids, *parameters))
     pool = pool._replace(axes=tuple(sorted([*(a + (a > at) for a in pool.axes), at + 1])))
     least = _epsilon(op, epsilon)
 
     @_keep_moments
-    def gate(x: Array, v: Array, scale: Array | None, bias: Array | None, mask: Array | None) -> Array:
+    def gate(
+        x: Array, v: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None
+    ) -> Array:
         values = wide(x, mask)
-        var = jax.jit(partial(_variance_and, least, pool=pool, mask=mask))(values)
+        var = jax.jit(partial(_variance_and, least, pool=_parted(pool, ids), mask=mask))(values)
         rstd = spread(inverse_root(var), values.shape)
         y = _affine(swish(values, v) * rstd, scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
 
-    return gate(*cast(Any, (x, *parameters, mask))).reshape(shape)
+    return gate(*cast(Any, (x, *parameters, mask, ids))).reshape(shape)

@@ -104,6 +104,10 @@ class SegmentPool(NamedTuple):
 
     total_in_steps = total
 
+    def total_exactly(self, x: Array, plus: Array) -> Array:
+        """The total and a little more; sums of segments are not exact."""
+        return self.total(x) + plus
+
     def size(self, x: Array, where: Array | None) -> Array:
         """How many elements each statistic is taken over."""
         full = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
@@ -198,7 +202,9 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     return Moments(shift, offset, kept(var))
 
 
-def variance_and(epsilon: float, x: Array, pool: Pool, where: Array | None, count: Array | float) -> Array:
+def variance_and(
+    epsilon: float, x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float
+) -> Array:
     """The variance plus epsilon, rounded once: where all of a slope is a multiple of its power."""
     share = reciprocal(count)
     shift, offset, _ = compute(x, pool, where, share)

@@ -281,6 +281,15 @@ class _Options(NamedTuple):
     activation: Any = None
 
 
+def _of_segments(where: Array | None, segment_ids: Array | None, axes: Sequence[int]) -> Array | None:
+    """The mask, which leaves out as well what is of no segment."""
+    if segment_ids is None:
+        return where
+    places = max(s for a, s in enumerate(segment_ids.shape) if a in axes)
+    known = (segment_ids >= 0) & (segment_ids <= places)
+    return known if where is None else where & known
+
+
 def _of_samples(
     op: str,
     x: Array,
@@ -299,10 +308,7 @@ def _of_samples(
     offset = _checks.number(op, 'scale_offset', options.scale_offset)
     if scale is not None and offset:
         scale = wide(scale) + offset
-    if segment_ids is not None:  # what is of no segment is masked out
-        places = max(s for a, s in enumerate(segment_ids.shape) if a in axes)
-        known = (segment_ids >= 0) & (segment_ids <= places)
-        where = known if where is None else where & known
+    where = _of_segments(where, segment_ids, axes)
     before = _checks.one_of(op, 'cast', options.cast, ('after', 'before')) == 'before'
     return _then(partial(_norm, spec), _activation(op, options.activation), before)(x, scale, bias, where, segment_ids)[
         0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 
@@ -10,7 +10,7 @@ from .. import _checks
 from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName, Result
 from . import _moments
 from ._kernel import kernel
-from ._moments import Pool, wide
+from ._moments import Pool, SegmentPool, wide
 from ._normalization import (
     _NORM,
     _activation,
@@ -19,6 +19,7 @@ from ._normalization import (
     _epsilon,
     _keep_moments,
     _norm,
+    _of_segments,
     _parameter,
     _parameters,
     _plain,
@@ -35,17 +36,37 @@ def _root(square: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
+class _Images(NamedTuple):
+    """Samples of channels, with an axis to pool in any case, and what belongs to them in their rank."""
+
+    x: Array
+    channel: int
+    mask: Array | None
+    ids: Array | None
+    pool: Pool  # of one channel of one sample
+    parameters: list[Any]
+
+
 def _images(
-    op: str, x: Any, axis: Any, where: Any, names: tuple[Any, Any], parameters: Sequence[Array | None]
-) -> tuple[Array, int, Array | None, Pool, list[Array | None]]:
-    """(x, channel axis, mask, pool of one channel of one sample, parameters), with an axis to pool in any case."""
+    op: str,
+    x: Any,
+    axis: Any,
+    where: Any,
+    names: tuple[Any, Any],
+    parameters: Sequence[Array | None],
+    segment_ids: Any = None,
+) -> _Images:
     channel = _channels(op, x, axis)
-    arrays = [x, _checks.mask(op, 'where', where, x.shape), *parameters]
+    arrays = [x, _checks.mask(op, 'where', where, x.shape), _checks.segment_ids(op, segment_ids, x.shape), *parameters]
     if x.ndim == 2:
         channel, arrays = 2, [None if a is None else a[:, None] for a in arrays]
-    x, mask, *parameters = arrays
-    pool = _pool(op, [a for a in range(1, x.ndim) if a != channel], *names)
-    return x, channel, mask, pool, parameters
+    x, mask, ids, *parameters = arrays
+    axes = [a for a in range(1, x.ndim) if a != channel]
+    return _Images(x, channel, _of_segments(mask, ids, axes), ids, _pool(op, axes, *names), parameters)
+
+
+def _parted(pool: Pool, ids: Array | None) -> Pool | SegmentPool:
+    return pool if ids is None else SegmentPool(pool, ids)
 
 
 @kernel(family=_NORM)
@@ -249,6 +270,7 @@ def global_response_norm(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
 ) -> Result:
     r"""Global response normalization: each channel weighed by its share of the response, added to the input.
 
@@ -291,22 +313,24 @@ def global_response_norm(
     """
     op, shape = 'global_response_norm', cast(Array, x).shape
     parameters = [_parameter(op, n, v, shape, (_channels(op, x, axis),)) for n, v in (('scale', scale), ('bias', bias))]
-    x, channel, mask, pool, parameters = _images(op, x, axis, where, (axis_name, axis_index_groups), parameters)
+    x, channel, mask, ids, pool, parameters = _images(
+        op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
+    )
     channels, sample = Pool((channel,)), pool._replace(axes=tuple(range(1, x.ndim)))
     least = _epsilon(op, epsilon)
 
     @_keep_moments
-    def respond(x: Array, scale: Array | None, bias: Array | None, mask: Array | None) -> Array:
-        values = wide(x, mask)
+    def respond(x: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None) -> Array:
+        values, own = wide(x, mask), _parted(pool, ids)
         top = _moments.largest(values, sample)
-        square = _moments.mean_square(values / top, pool, 1.0).var
+        square = _moments.mean_square(values / top, own, 1.0).var
         length = _root(square)
-        seen = None if mask is None else cast(Array, pool.size(x, mask)) > 0
+        seen = None if mask is None else cast(Array, own.size(x, mask)) > 0
         mean = channels.total_in_steps(length) * _moments.reciprocal(channels.size(length, seen)) + least / top
         y = values + _affine(values * jnp.where(mean > 0, length / jnp.where(mean > 0, mean, 1), 0), scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
 
-    return respond(x, *cast(Any, parameters), mask).reshape(shape)
+    return respond(x, *parameters, mask, ids).reshape(shape)
 
 
 @kernel(unit_in={'learned_epsilon': 2}, unit_out=0, family=_NORM)
@@ -322,6 +346,7 @@ def filter_response_norm(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
 ) -> Array:
     r"""Filter response normalization, with its thresholded linear unit.
 
@@ -368,18 +393,26 @@ def filter_response_norm(
         for n, v in (('threshold', threshold), ('learned_epsilon', learned_epsilon))
     ]
     parameters = [*_parameters(op, scale, bias, shape, channel), *more]
-    x, _, mask, pool, parameters = _images(op, x, axis, where, (axis_name, axis_index_groups), parameters)
+    x, _, mask, ids, pool, parameters = _images(
+        op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
+    )
     spec = _Spec(pool, _epsilon(op, epsilon), centred=False)
 
     @_keep_moments
     def respond(
-        x: Array, scale: Array | None, bias: Array | None, bound: Array | None, extra: Array | None, mask: Array | None
+        x: Array,
+        scale: Array | None,
+        bias: Array | None,
+        bound: Array | None,
+        extra: Array | None,
+        mask: Array | None,
+        ids: Array | None,
     ) -> Array:
         if extra is None:
-            y = _norm(spec, x, scale, bias, mask)[0]
+            y = _norm(spec, x, scale, bias, mask, ids)[0]
         else:
-            y = _plain(replace(spec, epsilon=cast(Any, spec.epsilon + jnp.abs(extra))), x, scale, bias, mask).y
+            y = _plain(replace(spec, epsilon=cast(Any, spec.epsilon + jnp.abs(extra))), x, scale, bias, mask, ids).y
         y = y if bound is None else tlu(y, bound.astype(y.dtype))
         return y if mask is None else jnp.where(mask, y, 0)
 
-    return respond(x, *cast(Any, parameters), mask).reshape(shape)
+    return respond(x, *parameters, mask, ids).reshape(shape)

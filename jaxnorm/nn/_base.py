@@ -322,17 +322,17 @@ class Normalization(Picklable, brainstate.nn.Module):
             )
         return {**own, **given}
 
-    def _activated(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
-        """Those, and the activation that a kernel is given.
+    @property
+    def _function(self) -> Any:
+        """The activation that a kernel is given.
 
         Modules are no functions, and may have states: `_result` calls them after the kernel.
         """
-        activation = None if isinstance(self.activation, brainstate.nn.Module) else self.activation
-        return {**self._parameters_of(scale, bias), 'activation': activation}
+        return None if isinstance(self.activation, brainstate.nn.Module) else self.activation
 
-    def _following(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
-        """All that a kernel is given to follow the norm."""
-        return {**self._activated(scale, bias), 'scale_offset': self.scale_offset}
+    def _activated(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
+        """The parameters, and the activation that a kernel is given."""
+        return {**self._parameters_of(scale, bias), 'activation': self._function}
 
     def _learn(self, param_type: type, shape: tuple[int, ...] | None = None, **initial: Any) -> None:
         """Learn more than scale and bias, in the same state: values of their shape, or of another one."""

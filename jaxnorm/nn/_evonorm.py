@@ -11,7 +11,7 @@ from .. import functional as F
 from .._typing import Axes, Result, Size
 from ..functional import _batch
 from ._base import default
-from ._normalization import _groups, _SampleNorm
+from ._normalization import _groups, _SampleNorm, _Segmented
 from ._running import POOLING, _Running
 
 
@@ -94,7 +94,7 @@ class EvoNormB0(_Running, without=['activation']):
         self._move(seen['count'], weight, var=seen['var'])
 
 
-class EvoNormS0(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
+class EvoNormS0(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'activation']):
     """EvoNorm S0: each sample gated as by swish, over the deviation of its groups of channels, for no activation.
 
     Parameters

@@ -12,14 +12,12 @@ from ._base import Normalization, Picklable, default, described
 
 
 class _Segmented(Normalization):
-    """What the norms of samples share: an order of casts, and statistics of packed sequences."""
-
-    cast: str
+    """What the norms of samples share: statistics of packed sequences."""
 
     @property
     def _options(self) -> dict[str, Any]:
         """What the layer says to the kernel, beside what all layers of its kind do."""
-        return {'cast': self.cast}
+        return {}
 
     def update(
         self,
@@ -36,10 +34,20 @@ class _Segmented(Normalization):
         `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
         sequences. Both phases are the same, so `fit` has no effect.
         """
-        return self._apply(x, mask, segment_ids=segment_ids, **self._options, **self._following(scale, bias))
+        return self._apply(x, mask, segment_ids=segment_ids, **self._options, **self._parameters_of(scale, bias))
 
 
-class _AxisNorm(_Segmented, without=['aliases']):
+class _Casting(_Segmented):
+    """And an order of casts, an offset of the scale, and an activation."""
+
+    cast: str
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {'cast': self.cast, 'scale_offset': self.scale_offset, 'activation': self._function}
+
+
+class _AxisNorm(_Casting, without=['aliases']):
     """What layer norm and RMS norm share: axes to reduce, counted from the end."""
 
     def __init__(
@@ -225,7 +233,7 @@ class _SampleNorm(_ChannelNorm):
         return y[0] if single else y
 
 
-class _CastingNorm(_SampleNorm, _Segmented):
+class _CastingNorm(_SampleNorm, _Casting):
     """What group and instance norm share with each other."""
 
     def __init__(

@@ -9,7 +9,7 @@ from .. import _checks
 from .. import functional as F
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
 from ._base import Activation, Normalization, default
-from ._normalization import _SampleNorm
+from ._normalization import _SampleNorm, _Segmented
 
 
 class _Stateless(Activation):
@@ -118,7 +118,7 @@ class ScaleNorm(Normalization, without=['aliases', 'use_scale', 'use_bias', 'bia
         return self._result(y, mask)
 
 
-class GlobalResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
+class GlobalResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'activation']):
     """Global response normalization: each channel weighed by its share of the response, added to the input.
 
     Parameters
@@ -156,7 +156,7 @@ class GlobalResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activ
         super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, scale_init=scale_init, **options)
 
 
-class FilterResponseNorm(_SampleNorm, without=['aliases', 'scale_offset', 'activation']):
+class FilterResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'activation']):
     """Filter response normalization with its thresholded linear unit, for no activation.
 
     Parameters
