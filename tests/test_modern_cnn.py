@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import brainstate
+import jax
 import numpy as np
 import pytest
+from jax import export, lax
 from loading import EXAMPLE
 
 TRAIN = str(EXAMPLE / 'train.py')
@@ -48,6 +50,27 @@ def test_logits_of_the_tutorial(example):
 def test_no_bias_in_front_of_a_batch_norm(example):
     model = example('model').ModernCNN(width=2)
     assert set(model.conv1.weight.value) == set(model.conv2.weight.value) == {'weight'}
+
+
+def test_the_convolution(example):
+    convolve = example('model').convolve
+    rng = np.random.default_rng(0)
+    # 12 images are three blocks of four
+    x, w, g = (rng.normal(size=s).astype(np.float32) for s in ((12, 6, 5, 3), (3, 3, 3, 4), (12, 6, 5, 4)))
+
+    def plain(x, w):
+        return lax.conv_general_dilated(x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+    def learned(f):
+        y, back = jax.vjp(f, x, w)
+        return y, *back(g)
+
+    # sums of 27 products of magnitude 1, of 36, and of 360: some roundings each
+    for got, wanted in zip(jax.jit(learned, static_argnums=0)(convolve), learned(plain), strict=True):
+        np.testing.assert_allclose(got, wanted, 1e-5, 1e-4)
+    shape = jax.ShapeDtypeStruct((*export.symbolic_shape('n'), 6, 5, 3), np.float32)
+    exported = export.export(jax.jit(lambda x: convolve(x, w)))(shape)
+    np.testing.assert_allclose(exported.call(x[:5]), plain(x[:5], w), 1e-5, 1e-5)
 
 
 @pytest.mark.slow
