@@ -235,7 +235,7 @@ def test_ghost_batches_do_not_depend_on_the_number_of_devices():
     for size in (2, 4):  # half of what a device holds of eight samples on two, and all of four devices
         whole = F.ghost_batch_norm_fit(x, s, b, virtual_batch_size=size, where=where)
         for devices in (2, 4):
-            f = lambda v, w: F.ghost_batch_norm_fit(v, s, b, virtual_batch_size=size, where=w, axis_name='d')  # noqa: B023
+            f = lambda v, w, size=size: F.ghost_batch_norm_fit(v, s, b, virtual_batch_size=size, where=w, axis_name='d')
             parts = jax.vmap(f, axis_name='d')(*(t.reshape(devices, -1, *t.shape[1:]) for t in (x, where)))
             for got, e in zip((parts[0].reshape(SHAPE), parts[1][-1], parts[2][0]), whole, strict=True):
                 np.testing.assert_allclose(got, e, 1e-5, 1e-6)

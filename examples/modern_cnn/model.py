@@ -140,7 +140,7 @@ def _products_by_weight(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 
 def _window_by_weight(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    weight = jnp.zeros((3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
+    weight = jax.ShapeDtypeStruct((3, 3, x.shape[-1], gradient.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda weight: _window(x, weight), weight)(gradient)[0]
 
 
