@@ -264,7 +264,8 @@ def test_saves_one_array(f, dtype):
     saved = [
         a for a in jax.tree.leaves(jax.vjp(f, x)[1]) if a.size > 2 and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
     ]
-    assert sum(a.nbytes for a in saved) <= x.nbytes
+    of_rows = 8 * len(x) if f is F.logsumexp else 0  # the greatest and the sum of the others
+    assert sum(a.nbytes for a in saved) <= x.nbytes + of_rows
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])

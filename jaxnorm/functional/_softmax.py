@@ -4,7 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -123,18 +123,26 @@ def _wide(x: Array) -> Array:
     return x.astype(compute_dtype(x.dtype))
 
 
-def _sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> tuple[Array, Array, Array, Array]:
-    """(m, e, unit, s): the greatest of each row, exponentials of (x - m) / temperature in units, and their sum less 1.
+class _Sums(NamedTuple):
+    """Two numbers a row, of which its logarithm and all of its shares are made."""
 
-    The greatest, one unit, is left out of s: where it dominates, the logarithm of 1 + s is as small as s. Where the sum
-    is above one and a half there is no need to, and so equals, which make two and more, need not be counted.
+    greatest: Array
+    others: Array  # the sum of exp((x - greatest) / temperature), less 1 for the greatest
+
+
+def _sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> _Sums:
+    """The greatest is one unit and left out, not subtracted: the logarithm of 1 + others may be as small as others.
+
+    It is marked by its sign, and the sums are made of what XLA:CPU adds up without storing it: no selection.
     """
     x = _wide(_visible(x, where))
     m = row.greatest(x)
     e, unit = _exponentials(row, x, m, temperature)
+    e = jnp.where(x == m, -unit, e)
     (e,) = _computed_once(e if where is None else jnp.where(where, e, 0))
-    total = row.sum(e) / unit
-    return m, e, unit, jnp.where(total < 1.5, row.sum(jnp.where(x == m, 0, e)) / unit, total - 1)
+    others = row.sum(jnp.abs(e) + e) / 2
+    equals = lax.round((others - row.sum(e)) / unit)
+    return _Sums(m, others / unit + (equals - 1))
 
 
 def _log_of_sum(s: Array) -> Array:
@@ -142,31 +150,31 @@ def _log_of_sum(s: Array) -> Array:
     return _computed_once(jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s)))[0]
 
 
-def _shares_of_sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    """What `_shares` returns, of what a logarithm was made of, lest it be computed again."""
-    _, e, unit, s = _sums(row, x, where, temperature)
-    return e / (unit * (1 + s))
+def _shares_of_sums(sums: _Sums, row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
+    """What `_shares` returns, of what a logarithm was made of."""
+    e, unit = _exponentials(row, _wide(_visible(x, where)), sums.greatest, temperature)
+    return jnp.where(e > 0, e / (unit * (1 + sums.others)), e)  # as in `_shares`
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    return _shares(row, x, where, temperature).astype(x.dtype)
+def _softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> tuple[Array, None]:
+    return _shares(row, x, where, temperature).astype(x.dtype), None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _log_softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    m, _, _, s = _sums(row, x, where, temperature)
+def _log_softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> tuple[Array, None]:
+    m, s = _sums(row, x, where, temperature)
     wide = _wide(x)
     d = jnp.where(wide == m, 0, wide - m)  # both are negative, d and what is subtracted: no digit is lost
     y = d / (row.temperature if temperature is None else temperature.astype(d.dtype)) - _log_of_sum(s)
     y = jnp.where(wide == wide, y, wide) if where is None else jnp.where(where, y, -jnp.inf)  # as in `_shares`
-    return y.astype(x.dtype)
+    return y.astype(x.dtype), None
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _log_sum_exp(row: _Row, x: Array, where: Array | None, temperature: None) -> Array:
-    m, _, _, s = _sums(row, x, where, temperature)
-    return (m + _log_of_sum(s)).astype(x.dtype)
+def _log_sum_exp(row: _Row, x: Array, where: Array | None, temperature: None) -> tuple[Array, _Sums]:
+    sums = _sums(row, x, where, temperature)
+    return (sums.greatest + _log_of_sum(sums.others)).astype(x.dtype), sums
 
 
 @dataclass(frozen=True)
@@ -184,10 +192,13 @@ class _Slope:
     transposed: bool = False
 
     def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array | None]:
+        if self.transposed:  # the barrier keeps XLA from keeping the exponentials of the forward pass
+            residuals, operands = lax.optimization_barrier((list(residuals), list(operands)))
         kept, *rest = residuals
         where = rest.pop(0) if self.masked else None
         temperature = rest.pop(0) if self.varies else None
-        p = kept if self.kept == 'result' else _probabilities(self.row, self.op, kept, where, temperature)
+        sums = _Sums(*rest) if rest else None
+        p = kept if self.kept == 'result' else _probabilities(self.row, kept, where, temperature, sums)
         divisor = self.row.temperature if temperature is None else temperature.astype(p.dtype)
         if not self.transposed:
             return [self.forward(kept, p, where, divisor, *operands)]
@@ -228,32 +239,36 @@ class _Slope:
         return p * (c - self.row.sum(p * c)) if self.op == 'softmax' else c - p * self.row.sum(c)
 
 
-# Differentiable, as the shares are not, for second derivatives.
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _probabilities(row: _Row, op: str, x: Array, where: Array | None, temperature: Array | None) -> Array:
-    return (_shares if op == 'softmax' else _shares_of_sums)(row, x, where, temperature)
+# Differentiable, as the shares are not, for second derivatives. The sums are numbers here: the rule holds for all.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _probabilities(row: _Row, x: Array, where: Array | None, temperature: Array | None, sums: _Sums | None) -> Array:
+    return (_shares if sums is None else functools.partial(_shares_of_sums, sums))(row, x, where, temperature)
 
 
-def _probabilities_jvp(row: _Row, op: str, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
-    def function(row: _Row, *arrays: Any) -> Array:
-        return _probabilities(row, op, *arrays)
+def _probabilities_jvp(row: _Row, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    *arrays, sums = primals
 
-    return _jvp('softmax', function, row, primals, tangents)
+    def function(row: _Row, *arrays: Any) -> tuple[Array, None]:
+        return _probabilities(row, *arrays, sums), None
+
+    (p, _), (dp, _) = _jvp('softmax', function, row, tuple(arrays), tangents[:3])
+    return p, dp
 
 
-def _jvp(op: str, function: Any, row: _Row, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+def _jvp(op: str, function: Any, row: _Row, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Any, Any]:
     x, where, temperature = primals
     dx, _, dt = (None if t is None or isinstance(t, SymbolicZero) else t for t in tangents)
-    y = function(row, x, where, temperature)
+    y, sums = function(row, x, where, temperature)
+    still = jax.tree.map(jnp.zeros_like, sums)
     if dx is None and dt is None:
-        return y, jnp.zeros_like(y)
+        return (y, sums), (jnp.zeros_like(y), still)
     # One array is saved. The result of softmax has its digits, but in low precision too few, and nothing of the
     # temperature's derivative; and half an ulp of a large logarithm is many ulps of the probability.
     kept = 'result' if op == 'softmax' and dt is None and compute_dtype(x.dtype) == x.dtype else 'input'
     slope = _Slope(op, row, kept, where is not None, temperature is not None)
-    residuals = [y if kept == 'result' else x, *(a for a in (where, temperature) if a is not None)]
+    residuals = [y if kept == 'result' else x, *(a for a in (where, temperature) if a is not None), *(sums or ())]
     out = linear(slope, replace(slope, transposed=True), residuals, [dx, dt])[0]
-    return y, out.astype(y.dtype)
+    return (y, sums), (out.astype(y.dtype), still)
 
 
 _softmax.defjvp(functools.partial(_jvp, 'softmax', _softmax), symbolic_zeros=True)
@@ -321,7 +336,7 @@ def softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, tempe
     [0.5, 0.5, 0.0]
     """
     row, divisor = _row('softmax', x, axis, temperature)
-    return _softmax(row, x, _checks.mask('softmax', 'where', where, x.shape), divisor)
+    return _softmax(row, x, _checks.mask('softmax', 'where', where, x.shape), divisor)[0]
 
 
 @kernel(family=_ROW)
@@ -357,7 +372,7 @@ def log_softmax(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, t
     True
     """
     row, divisor = _row('log_softmax', x, axis, temperature)
-    return _log_softmax(row, x, _checks.mask('log_softmax', 'where', where, x.shape), divisor)
+    return _log_softmax(row, x, _checks.mask('log_softmax', 'where', where, x.shape), divisor)[0]
 
 
 @kernel(family=_ROW)
@@ -386,7 +401,7 @@ def softmin(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, tempe
     [0.0, 1.0, 0.0]
     """
     row, divisor = _row('softmin', x, axis, temperature)
-    return _softmax(row, -x, _checks.mask('softmin', 'where', where, x.shape), divisor)
+    return _softmax(row, -x, _checks.mask('softmin', 'where', where, x.shape), divisor)[0]
 
 
 @kernel(family=_ROW)
@@ -422,7 +437,7 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, kee
     within 3 ulp in float32, also where one entry dominates and it is tiny, and the sum of the two rounds once more; an
     ulp is that of the larger of the two, of which counts only where they cancel.
     An infinite entry has its limit; a row that holds nan is nan. The slope is `softmax`, and the backward pass keeps
-    the input.
+    the input and two numbers a row.
 
     References
     ----------
@@ -438,7 +453,7 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, kee
     [[-inf], [-inf]]
     """
     row = _Row(_checks.axes('logsumexp', 'axis', axis, x.ndim))
-    kept = _log_sum_exp(row, x, _checks.mask('logsumexp', 'where', where, x.shape), None)
+    kept, _ = _log_sum_exp(row, x, _checks.mask('logsumexp', 'where', where, x.shape), None)
     return kept if _checks.flag('logsumexp', 'keepdims', keepdims) else jnp.squeeze(kept, row.axes)
 
 
@@ -586,7 +601,7 @@ def gumbel_softmax(x: ArrayLike, key: Any, temperature: ArrayLike = 1.0, hard: b
         noisy = _wide(x)
         if key is not None:
             noisy = noisy + jax.random.gumbel(key, x.shape, noisy.dtype)
-        soft = _softmax(row, noisy, None, divisor)
+        soft, _ = _softmax(row, noisy, None, divisor)
         if not hard:
             return soft.astype(x.dtype)
         chosen = jax.nn.one_hot(jnp.argmax(soft, one), x.shape[one], dtype=soft.dtype, axis=one)
