@@ -230,6 +230,53 @@ def log1p(u: Array, times: Array | None = None) -> Array:
     return times + times * (u * polynomial(u, format_of(u).log1p))
 
 
+#: (log1p(u) - u + u**2 / 2) / u**3 for sqrt(1/2) - 1 <= u <= sqrt(2) - 1, in float32; 2.6e-8
+_LOG = (
+    0.3333333134651184, -0.24999980628490448, 0.2000068873167038, -0.16669151186943054, 0.14251156151294708,
+    -0.1239669993519783, 0.11634661257266998, -0.11659929901361465, 0.07332532852888107,
+)  # fmt: skip
+
+
+def _log(x: Array) -> tuple[Array, Array]:
+    """log(x) of a float32 number above 0, in two parts: within 1e-9, and twice the digits where it is large."""
+    form = format_of(x)
+    fraction, exponent = jnp.frexp(x)
+    low = fraction < math.sqrt(0.5)
+    u = jnp.where(low, 2 * fraction, fraction) - 1
+    k = (exponent - low).astype(x.dtype)
+    square, lost = exact_product(u, u)
+    small = k * form.ln2[1] + (u * square * polynomial(u, _LOG) - 0.5 * lost)
+    most, rest = _exact_sum(k * form.ln2[0], u)
+    most, more = _exact_sum(most, -0.5 * square)
+    return most, (rest + more) + small
+
+
+def _exact_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a + b`, rounded, and what is missing from it (Knuth)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def power(x: Array, rest: Array, exponent: float) -> tuple[Array, Array]:
+    """(x + rest)**exponent in two parts, for x above 0 and a small rest. It has no derivative."""
+    if x.dtype == jnp.float64:
+        y = x**exponent
+        return y, y * (exponent * (rest / x))
+    form, most = format_of(x), float(np.float32(exponent))
+    log, tail = _log(x)
+    whole, part = exact_product(log, jnp.asarray(most, x.dtype))
+    part = part + (tail * most + log * (exponent - most) + exponent * (rest / x))
+    k = jnp.clip(lax.round(whole * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN), -250, 250)
+    r = whole - k * form.ln2[0]
+    head = lax.round(r * 2048, lax.RoundingMethod.TO_NEAREST_EVEN) / 2048
+    part = (r - head) + (part - k * form.ln2[1])
+    r = head + part
+    half = lax.round(0.5 * k, lax.RoundingMethod.TO_NEAREST_EVEN)
+    one, other = two_to(half), two_to(k - half)
+    return (1 + head) * one * other, (part + r * r * polynomial(r, form.expm1)) * one * other
+
+
 def minus_magnitude(x: Array, rest: Array | None = None) -> tuple[Array, Array | None]:
     """-|x + rest| in two parts, with slope -1 at 0."""
     return -magnitude(x), None if rest is None else jnp.where(x < 0, rest, -rest)

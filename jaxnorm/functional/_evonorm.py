@@ -25,11 +25,11 @@ from ._normalization import (
     _pool,
     _split,
 )
-from ._products import Pair, add, inverse_root, single, spread
-from ._response import _images, _parted, _root
+from ._products import Pair, add, divided, rounded, single, spread_power
+from ._response import _images, _parted
 
 
-def _variance_and(epsilon: float, values: Array, pool: Pool | SegmentPool, mask: Array | None) -> Array:
+def _variance_and(epsilon: float, values: Array, pool: Pool | SegmentPool, mask: Array | None) -> Pair:
     return _moments.variance_and(epsilon, values, pool, mask, pool.size(values, mask))
 
 
@@ -44,9 +44,8 @@ def _quotient_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Ar
     x, v, size = primals
     dx, dv, dsize = tangents
     y, below = cast(Array, _quotient(x, v, size)), add(Pair(*product(x, v)), single(size))
-    share = size / below.head
-    share = share - 2 * share * (below.tail / below.head)  # what the rounding of `below` makes of its square
-    return y, (share * dx - x * (dsize + x * dv) / below.head) / below.head
+    share = divided(divided(single(size), below), below)
+    return y, (share.head + share.tail) * dx - x * (dsize + x * dv) / below.head / below.head
 
 
 def _b0(
@@ -68,16 +67,16 @@ def _b0(
         values = wide(x, mask)
 
         @jax.jit  # by itself, so that its small part of the slope is summed before the large one comes to it
-        def measure(values: Array) -> tuple[Array, Array, Array]:
+        def measure(values: Array) -> tuple[Array, Pair, Pair]:
             own = _variance_and(least, values, pool, mask)
             if var is not None:
-                return wide(var), wide(var) + least, own
+                return wide(var), rounded(wide(var), jnp.asarray(least, own.head.dtype)), own
             share = _moments.reciprocal(batch.size(values, mask))
             shown = _moments.compute(values, batch, mask, share).reported(share)[1]
             return shown, _variance_and(least, values, batch, mask), own
 
         shown, *squares = measure(values)
-        most, own = (spread(_root(s), values.shape) for s in squares)
+        most, own = (spread_power(0.5, s, values.shape) for s in squares)
         within = v * values + own > most
         ratio = jnp.where(
             within,
@@ -124,9 +123,8 @@ def evonorm_b0(
     Notes
     -----
     The variance of each channel of each sample, :math:`\sigma_{nc}^2`, is that of `x` in both phases, taken in at
-    least float32 from values centred twice: for mean/std up to 1e6 the result is within 2e-7 (float32), its gradient
-    within 2.2e-7. The backward pass keeps `x`, three numbers a channel of a sample and the
-    parameters. Where the denominator is 0, at epsilon 0, the result is the bias and gradients are finite. It is not
+    least float32 from values centred twice: for mean/std up to 1e6 the result and its gradient are within 2e-7
+    (float32). The backward pass keeps `x`, four numbers a channel of a sample and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and gradients are finite. It is not
     centred: a constant channel stays one.
 
     References
@@ -184,9 +182,9 @@ def evonorm_b0_fit(
 
     Notes
     -----
-    Variances are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within 2e-7
-    (float32), its gradient within 2.2e-7. The backward pass keeps `x`, three numbers a channel of
-    a sample and a channel, and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and
+    Variances are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result and its
+    gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a channel of a sample, five a channel,
+    and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and
     gradients are finite. It is not centred: a constant channel stays one.
 
     References
@@ -254,8 +252,7 @@ def evonorm_s0(
     Notes
     -----
     The variance is taken in at least float32 from values centred twice: for mean/std up to 1e6 the result and its
-    gradient are within 2e-7 (float32), the gradient of segments within 2.5e-7. The backward
-    pass keeps `x`, three numbers a group and the parameters. A constant group at epsilon 0 gives the bias, with finite
+    gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a group and the parameters. A constant group at epsilon 0 gives the bias, with finite
     gradients. `v` is one over a unit, so that a plain number for it would mean something else in another unit: an input
     with a unit is refused.
 
@@ -288,7 +285,7 @@ def evonorm_s0(
     ) -> Array:
         values = wide(x, mask)
         var = jax.jit(partial(_variance_and, least, pool=_parted(pool, ids), mask=mask))(values)
-        rstd = spread(inverse_root(var), values.shape)
+        rstd = spread_power(-0.5, var, values.shape)
         y = _affine(swish(values, v) * rstd, scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
 

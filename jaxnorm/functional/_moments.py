@@ -7,7 +7,10 @@ what the rounding took away, and the variance is that of d. Centred values are `
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +19,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from .._typing import Array, AxisGroups, AxisName
 from . import _products
-from ._elementary import format_of
+from ._elementary import exact_product, format_of
 from ._kernel import compute_dtype
-from ._products import single, times
+from ._linear import linear
+from ._products import Pair, single, times
 
 
 def over_names(x: Array, axis_name: AxisName, groups: AxisGroups | None, largest: bool = False) -> Array:
@@ -63,10 +67,10 @@ class Pool(NamedTuple):
         """The total, with fewer roundings on the way."""
         return self.total(_in_steps(x, self.axes[-1]))
 
-    def total_exactly(self, x: Array, plus: Array) -> Array:
-        """The total and a little more, with one rounding."""
+    def total_exactly(self, x: Array, plus: Array) -> Pair:
+        """The total and a little more, to twice the digits."""
         most, rest = map(self._over_names, _products.total(x, self.axes))
-        return most + (rest + plus)
+        return _products.rounded(most, rest + plus)
 
 
 class SegmentPool(NamedTuple):
@@ -104,14 +108,45 @@ class SegmentPool(NamedTuple):
 
     total_in_steps = total
 
-    def total_exactly(self, x: Array, plus: Array) -> Array:
-        """The total and a little more; sums of segments are not exact."""
-        return self.total(x) + plus
+    def total_exactly(self, x: Array, plus: Array) -> Pair:
+        """The total and a little more, to twice the digits."""
+        totals = _totals_with_slope if self.pool.axis_name is None else _totals  # collectives have rules of their own
+        most, rest = totals(self.pool, x, self.ids)
+        return _products.rounded(most, rest + plus)
 
     def size(self, x: Array, where: Array | None) -> Array:
         """How many elements each statistic is taken over."""
         full = jnp.ones(x.shape, bool) if where is None else jnp.broadcast_to(where, x.shape)
         return self.total(full.astype(compute_dtype(x.dtype)))
+
+
+def _totals(pool: Pool, x: Array, ids: Array) -> Pair:
+    """The totals of segments: exact ones of heads, and those of what remains."""
+    parts = _products.parted(single(x), pool.axes, math.prod(x.shape[a] for a in pool.axes))
+    return Pair(*map(SegmentPool(pool, ids).total, parts))
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Each element to the total of its segment: its own transpose."""
+
+    pool: Pool
+
+    def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array]:
+        head, tail = _totals(self.pool, cast(Array, operands[0]), *residuals)
+        return [head + tail]
+
+
+_totals_with_slope = jax.custom_jvp(_totals, nondiff_argnums=(0,))
+
+
+@_totals_with_slope.defjvp
+def _totals_jvp(pool: Pool, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Pair, Pair]:
+    (x, ids), (dx, _) = primals, tangents
+    together = _Together(pool)
+    whole = tuple(a for a in pool.axes if ids.shape[a] == 1)
+    dx = _sum(dx, whole) if whole else dx
+    return cast(Pair, _totals_with_slope(pool, x, ids)), single(linear(together, together, [ids], [dx])[0])
 
 
 #: From this size on, sums over the last axis are made of many partial sums by the backends themselves.
@@ -202,15 +237,16 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     return Moments(shift, offset, kept(var))
 
 
-def variance_and(
-    epsilon: float, x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float
-) -> Array:
-    """The variance plus epsilon, rounded once: where all of a slope is a multiple of its power."""
+def variance_and(epsilon: float, x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float) -> Pair:
+    """The variance plus epsilon, to twice the digits: where all of a slope is a multiple of its power."""
     share = reciprocal(count)
     shift, offset, _ = compute(x, pool, where, share)
     d = centre(x, shift, where)
-    more = (epsilon - offset * offset) * count
-    return kept(jnp.maximum(pool.total_exactly(d * d, more) * share, epsilon))
+    total = pool.total_exactly(d * d, (epsilon - offset * offset) * count)
+    var = _products.divided(total, single(jnp.asarray(jnp.maximum(count, 1), x.dtype)))
+    least = jnp.asarray(epsilon, x.dtype)
+    above = var.head > least
+    return Pair(kept(jnp.where(above, var.head, least)), kept(jnp.where(above, var.tail, 0)))
 
 
 def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
@@ -261,11 +297,23 @@ def largest(x: Array, pool: Pool) -> Array:
     return kept(jnp.where(top == 0, 1, top))
 
 
-def windowed_mean_square(x: Array, axis: int, size: int) -> Array:
-    """The mean of x² over the `size` elements round each one, the larger half before it; beyond the ends are zeros."""
-    window, pads = [1] * x.ndim, [(0, 0)] * x.ndim
-    window[axis], pads[axis] = size, (size // 2, (size - 1) // 2)
-    return jax.lax.reduce_window(x * x, np.zeros((), x.dtype), jax.lax.add, window, [1] * x.ndim, pads) / size
+class Window(NamedTuple):
+    """The elements round each one along an axis, the larger half before it; beyond the ends are zeros."""
+
+    axis: int
+    size: int
+
+    def total(self, x: Array) -> Array:
+        """Sum over each window."""
+        window, pads = [1] * x.ndim, [(0, 0)] * x.ndim
+        window[self.axis], pads[self.axis] = self.size, (self.size // 2, (self.size - 1) // 2)
+        return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, window, [1] * x.ndim, pads)
+
+    def sum_of_squares(self, x: Array) -> Pair:
+        """The sum of x² over each window, rounded where it is small beside the largest of the axis."""
+        square, lost = exact_product(x, x)
+        head, rest = _products.parted(Pair(square, lost), (self.axis,), self.size)
+        return Pair(self.total(head), self.total(rest))
 
 
 def covariance(d: Array, offset: Array, pool: Pool, share: Array | float) -> Array:

@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from .._typing import Array
-from ._elementary import product
+from . import _elementary as elementary
+from ._elementary import exact_product, product
 from ._linear import linear
 
 
@@ -76,31 +77,82 @@ def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
     return y, -0.5 * dx * y / jnp.where(x > 0, x, 1)  # in this order nothing over- or underflows
 
 
+def divided(x: Pair, by: Pair) -> Pair:
+    """The quotient, to nearly twice the digits."""
+    head = x.head / by.head
+    whole, part = exact_product(jax.lax.stop_gradient(head), jax.lax.stop_gradient(by.head))
+    return Pair(head, jax.lax.stop_gradient((((x.head - whole) - part) + (x.tail - head * by.tail)) / by.head))
+
+
+def parted(x: Pair, axes: tuple[int, ...], terms: int) -> tuple[Array, Array]:
+    """Heads, of which sums of so many terms along the axes are exact, and what remains."""
+    bits = jnp.finfo(x.head.dtype).nmant + 1 - math.ceil(math.log2(max(terms, 1)))
+    return _parted(x, axes, bits)
+
+
 def total(x: Array, axes: tuple[int, ...]) -> Pair:
     """The sum over axes, which stay with size one: an exact one of heads, and that of what remains."""
-    bits = jnp.finfo(x.dtype).nmant + 1 - math.ceil(math.log2(max(math.prod(x.shape[a] for a in axes), 1)))
-    return Pair(*(jnp.sum(part, axes, keepdims=True) for part in _parted(single(x), axes, bits)))
+    parts = parted(single(x), axes, math.prod(x.shape[a] for a in axes))
+    return Pair(*(jnp.sum(part, axes, keepdims=True) for part in parts))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def power(exponent: float, x: Pair) -> Pair:
+    """`x` to a power, for numbers above 0 that are neither huge nor tiny."""
+    return rounded(*elementary.power(*x, exponent))
+
+
+@power.defjvp
+def _power_jvp(exponent: float, primals: tuple[Pair], tangents: tuple[Pair]) -> tuple[Pair, Pair]:
+    (x,), (dx,) = primals, tangents
+    return power(exponent, x), single(exponent * power(exponent - 1, x).head * dx.head)
 
 
 @dataclass(frozen=True)
 class _Spread:
-    """Broadcasting along axes of size one, and its transpose."""
+    """One number, times a factor in two parts, for each element of the axes, and the transpose."""
 
     shape: tuple[int, ...]
     axes: tuple[int, ...]
     back: bool = False
 
     def __call__(self, residuals: Any, operands: Any) -> list[Array]:
-        if self.back:
-            parts = total(operands[0], self.axes)
-            return [parts.head + parts.tail]
-        return [jnp.broadcast_to(operands[0], self.shape)]
+        head, tail = residuals
+        moved = total(operands[0], self.axes) if self.back else single(operands[0])
+        whole, part = exact_product(moved.head, head)
+        product = whole + (part + (moved.head * tail + moved.tail * head))
+        return [product if self.back else jnp.broadcast_to(product, self.shape)]
 
 
-def spread(x: Array, shape: tuple[int, ...]) -> Array:
-    """`x` broadcast to a shape, its derivative a `total`: where a slope is made of such a sum, and little else."""
-    axes = tuple(a for a, s in enumerate(x.shape) if s != shape[a])
-    return linear(_Spread(shape, axes), _Spread(shape, axes, back=True), [], [x])[0]
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _spread_power(exponent: float, shape: tuple[int, ...], x: Pair) -> Array:
+    return jnp.broadcast_to(power(exponent, x).head, shape)
+
+
+@_spread_power.defjvp
+def _spread_power_jvp(
+    exponent: float, shape: tuple[int, ...], primals: tuple[Pair], tangents: tuple[Pair]
+) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    axes = tuple(a for a, s in enumerate(x.head.shape) if s != shape[a])
+    slope = power(exponent - 1, x)
+    residuals = [exponent * slope.head, exponent * slope.tail]
+    dy = linear(_Spread(shape, axes), _Spread(shape, axes, back=True), residuals, [dx.head])[0]
+    return cast(Array, _spread_power(exponent, shape, x)), dy
+
+
+def spread_power(exponent: float, x: Pair, shape: tuple[int, ...]) -> Array:
+    """The square root (0.5) or its inverse (-0.5), 0 where `x` is 0, broadcast to a shape.
+
+    The slope, a sum over what it is broadcast along, is rounded once: where a derivative is a multiple of it.
+    """
+    positive = x.head > 0
+    head = jnp.where(positive, x.head, 1)
+    # of 1/4 to 1, and a root of what was taken out: nothing over- or underflows on the way
+    half = (jnp.frexp(jax.lax.stop_gradient(head))[1] + 1) // 2
+    root, inverse = (jnp.ldexp(jnp.ones((), head.dtype), k) for k in (half, -half))
+    y = _spread_power(exponent, shape, Pair(*(t * inverse * inverse for t in (head, jnp.where(positive, x.tail, 0)))))
+    return jnp.where(positive, y * (root if exponent > 0 else inverse), 0)
 
 
 def _names(spec: str) -> tuple[str, str, str]:

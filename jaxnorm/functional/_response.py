@@ -1,16 +1,21 @@
 """Norms by the size of a response, without centring: of a vector, a neighbourhood, a filter, or all filters."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import _checks
 from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName, Result
 from . import _moments
+from ._elementary import exact_product, power
 from ._kernel import kernel
-from ._moments import Pool, SegmentPool, wide
+from ._moments import Pool, SegmentPool, Window, wide
 from ._normalization import (
     _NORM,
     _activation,
@@ -28,6 +33,7 @@ from ._normalization import (
     _Spec,
     _then,
 )
+from ._products import Pair, power_of_two, rounded
 from ._rectified import tlu
 
 
@@ -67,6 +73,52 @@ def _images(
 
 def _parted(pool: Pool, ids: Array | None) -> Pool | SegmentPool:
     return pool if ids is None else SegmentPool(pool, ids)
+
+
+@dataclass(frozen=True)
+class _Neighbours:
+    """What the channels round each one add up to: k + alpha times their mean square."""
+
+    window: Window
+    alpha: float
+    k: float
+
+    def base(self, x: Array, c: Array, times: float) -> Pair:
+        """That of c x, over c**2, so many times."""
+        square, lost = self.window.sum_of_squares(x)
+        share = self.alpha / self.window.size * times
+        most = float(np.float32(share)) if x.dtype == jnp.float32 else share
+        whole, part = exact_product(square, jnp.asarray(most, x.dtype))
+        part = part + (square * (share - most) + lost * most)
+        k = self.k * times
+        most = float(np.float32(k)) if x.dtype == jnp.float32 else k
+        total = rounded(most * (1 / c) * (1 / c), whole)
+        return Pair(total.head, total.tail + (part + (k - most) * (1 / c) * (1 / c)))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def _weight(neighbours: _Neighbours, exponent: float, factor: float, x: Array, c: Array) -> Array:
+    """The base to a power, times a factor; 0 where it is 0.
+
+    All of a slope may be a multiple of it, so it is rounded once; the factor is part of the base for that.
+    """
+    least = math.log(1e12)
+    within = abs(exponent) > 0.5 and factor != 0 and abs(math.log(abs(factor)) / exponent) < least
+    times = abs(factor) ** (1 / exponent) if within else 1.0
+    base, rest = neighbours.base(x, c, times)
+    y = sum(power(jnp.where(base > 0, base, 1), jnp.where(base > 0, rest, 0), exponent))
+    return jnp.where(base > 0, y * (math.copysign(1.0, factor) if within else factor), 0)
+
+
+@_weight.defjvp
+def _weight_jvp(
+    neighbours: _Neighbours, exponent: float, factor: float, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    (x, c), (dx, _) = primals, tangents
+    slope = factor * exponent * 2 * neighbours.alpha / neighbours.window.size
+    dy = neighbours.window.total(x * dx)
+    dy = dy * _weight(neighbours, exponent - 1, slope, x, c) if slope else jnp.zeros_like(dy)
+    return cast(Array, _weight(neighbours, exponent, factor, x, c)), dy
 
 
 @kernel(family=_NORM)
@@ -116,8 +168,8 @@ def local_response_norm(
     Definition and defaults are PyTorch's. TensorFlow's ``tf.nn.lrn`` does not divide the sum: its ``depth_radius=r,
     bias=b, alpha=a`` are ``size=2 * r + 1, k=b, alpha=a * (2 * r + 1)`` here, and its defaults are 5, 1, 1 and an
     exponent of 0.5. Masked channels count as zeros. Arithmetic is in at least float32, and squares neither over- nor
-    underflow; the result is within 2e-7 (float32), its gradient within 3e-7 for mean/std up to 1e6. The backward pass
-    keeps `x` and one number for all channels together. Where `k` and all neighbours are 0, so is the result, with
+    underflow; the mean square and its power are carried in two parts, so that for mean/std up to 1e6 the result and its
+    gradient are within 2e-7 (float32). The backward pass keeps `x` and one number for all channels together. Where `k` and all neighbours are 0, so is the result, with
     finite gradients. The result is no pure number, so an input with a unit is refused.
 
     References
@@ -136,18 +188,19 @@ def local_response_norm(
     x = cast(Array, x)
     size, channel = _checks.integer(op, 'size', size), _checks.one_axis(op, 'axis', axis, x.ndim)
     alpha, k = (_checks.number(op, n, v, at_least=0) for n, v in (('alpha', alpha), ('k', k)))
-    power = -_checks.number(op, 'beta', beta)
+    exponent = -_checks.number(op, 'beta', beta)
+
+    neighbours = _Neighbours(_moments.Window(channel, size), alpha, k)
 
     @_keep_moments
     def respond(x: Array, scale: None, bias: None, mask: Array | None) -> tuple[Array]:
         values = wide(x, mask)
         # y(x; k) = c**(1 - 2 beta) y(x / c; k / c**2), for c = 1 unless squares would over- or underflow
         top = jnp.maximum(_moments.largest(values, Pool((channel,))), k**0.5)
-        c = jnp.where((top > 1e-12) & (top < 1e12), 1, top)
+        c = jnp.where((top > 1e-12) & (top < 1e12), 1, power_of_two(top))
         part = values / c
-        base = k * (1 / c) * (1 / c) + alpha * _moments.windowed_mean_square(part, channel, size)
-        y = part * (jnp.where(base > 0, base, 1) ** power * c ** (1 + 2 * power))
-        return (jnp.where(base > 0, y, 0).astype(x.dtype),)
+        y = part * (_weight(neighbours, exponent, 1.0, part, c) * c ** (1 + 2 * exponent))
+        return (y.astype(x.dtype),)
 
     mask = _checks.mask(op, 'where', where, x.shape)
     return _then(respond, _activation(op, activation))(x, None, None, mask)[0]
