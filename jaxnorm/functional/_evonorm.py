@@ -44,8 +44,8 @@ def _quotient_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Ar
     x, v, size = primals
     dx, dv, dsize = tangents
     y, below = cast(Array, _quotient(x, v, size)), add(Pair(*product(x, v)), single(size))
-    share = divided(divided(single(size), below), below)
-    return y, (share.head + share.tail) * dx - x * (dsize + x * dv) / below.head / below.head
+    by_x, by_size = (divided(divided(single(a), below), below) for a in (size, x))
+    return y, (by_x.head + by_x.tail) * dx - (by_size.head + by_size.tail) * (dsize + x * dv)
 
 
 def _b0(
