@@ -122,10 +122,10 @@ def evonorm_b0(
 
     Notes
     -----
-    The variance of each channel of each sample, :math:`\sigma_{nc}^2`, is that of `x` in both phases, taken in at
-    least float32 from values centred twice: for mean/std up to 1e6 the result and its gradient are within 2e-7
-    (float32). The backward pass keeps `x`, four numbers a channel of a sample and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and gradients are finite. It is not
-    centred: a constant channel stays one.
+    The variance of each channel of each sample, :math:`\sigma_{nc}^2`, is that of `x` in both phases, taken in at least
+    float32 from values centred twice: for mean/std up to 1e6 the result and its gradient are within 2e-7 (float32). The
+    backward pass keeps `x`, four numbers a channel of a sample and the parameters. Where the denominator is 0, at
+    epsilon 0, the result is the bias and gradients are finite. It is not centred: a constant channel stays one.
 
     References
     ----------
@@ -184,8 +184,8 @@ def evonorm_b0_fit(
     -----
     Variances are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result and its
     gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a channel of a sample, five a channel,
-    and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and
-    gradients are finite. It is not centred: a constant channel stays one.
+    and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and gradients are finite. It is
+    not centred: a constant channel stays one.
 
     References
     ----------
@@ -252,9 +252,9 @@ def evonorm_s0(
     Notes
     -----
     The variance is taken in at least float32 from values centred twice: for mean/std up to 1e6 the result and its
-    gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a group and the parameters. A constant group at epsilon 0 gives the bias, with finite
-    gradients. `v` is one over a unit, so that a plain number for it would mean something else in another unit: an input
-    with a unit is refused.
+    gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a group and the parameters. A constant
+    group at epsilon 0 gives the bias, with finite gradients. `v` is one over a unit, so that a plain number for it
+    would mean something else in another unit: an input with a unit is refused.
 
     References
     ----------

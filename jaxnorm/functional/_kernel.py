@@ -79,6 +79,19 @@ def compute_dtype(dtype: Any) -> Any:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def computed_once(*arrays: Array) -> tuple[Array, ...]:
+    """The same arrays, which XLA:CPU would compute in every consumer: the numbers of a row for each element of it."""
+    return jax.lax.platform_dependent(*arrays, cpu=_not_fused, default=lambda *a: a)
+
+
+def _not_fused(first: Array, *others: Array) -> tuple[Array, ...]:
+    if jax.__version_info__ >= (0, 12) or not first.size:
+        return jax.lax.optimization_barrier((first, *others))
+    # older ones drop a barrier before they fuse, but what a branch returns they leave alone
+    chosen = first.ravel()[0] == jnp.inf
+    return jax.lax.cond(chosen, lambda *a: a, lambda a, *rest: (a + 0, *rest), first, *others)
+
+
 def _freeze(value: Any) -> Any:
     return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
 

@@ -9,7 +9,6 @@ what the rounding took away, and the variance is that of d. Centred values are `
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from .._typing import Array, AxisGroups, AxisName
+from .._typing import Array, ArrayLike, AxisGroups, AxisName
 from . import _products
 from ._elementary import exact_product, format_of
 from ._kernel import compute_dtype
@@ -67,7 +66,7 @@ class Pool(NamedTuple):
         """The total, with fewer roundings on the way."""
         return self.total(_in_steps(x, self.axes[-1]))
 
-    def total_exactly(self, x: Array, plus: Array) -> Pair:
+    def total_exactly(self, x: Array, plus: ArrayLike) -> Pair:
         """The total and a little more, to twice the digits."""
         most, rest = map(self._over_names, _products.total(x, self.axes))
         return _products.rounded(most, rest + plus)
@@ -106,9 +105,11 @@ class SegmentPool(NamedTuple):
         totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
         return totals.transpose([order.index(a) for a in range(x.ndim)])
 
-    total_in_steps = total
+    def total_in_steps(self, x: Array) -> Array:
+        """The total, with one rounding: a sum of a segment adds one term after the other."""
+        return self.total_exactly(x, 0).head
 
-    def total_exactly(self, x: Array, plus: Array) -> Pair:
+    def total_exactly(self, x: Array, plus: ArrayLike) -> Pair:
         """The total and a little more, to twice the digits."""
         totals = _totals_with_slope if self.pool.axis_name is None else _totals  # collectives have rules of their own
         most, rest = totals(self.pool, x, self.ids)

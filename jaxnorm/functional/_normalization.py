@@ -14,9 +14,10 @@ from .. import _checks
 from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName
 from . import _moments
 from ._get import get
-from ._kernel import kernel
+from ._kernel import computed_once, kernel
 from ._linear import linear
 from ._moments import Pool, SegmentPool, wide
+from ._products import inverse_root
 
 # ---------------------------------------------------------------------------------------------------------------
 # The one norm. x, scale, bias and where have the same rank; scale and bias have the same shape.
@@ -34,9 +35,8 @@ class _Spec:
 
 
 def _rstd(var: Array, epsilon: float) -> Array:
-    """1 / sqrt(var + epsilon): a root and a division round better than rsqrt. A constant row at epsilon 0 gives 0."""
-    v = var + epsilon
-    return jnp.where(v > 0, 1 / jnp.sqrt(jnp.where(v > 0, v, 1)), 0)
+    """1 / sqrt(var + epsilon), rounded once. A constant row at epsilon 0 gives 0."""
+    return inverse_root(var + epsilon)
 
 
 def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
@@ -76,7 +76,7 @@ def _plain(
     sample, mask = (_first(a, spec.counted) for a in (values, where))
     share = _moments.reciprocal(pool.size(sample, mask))
     found = _moments.compute(sample, pool, mask, share) if spec.centred else _moments.mean_square(sample, pool, share)
-    rstd = _rstd(found.var, spec.epsilon)
+    (rstd,) = computed_once(_rstd(found.var, spec.epsilon))
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
     y = _once(_affine(d * rstd, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)

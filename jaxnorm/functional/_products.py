@@ -62,12 +62,13 @@ def _parted(x: Pair, axes: tuple[int, ...], bits: int) -> tuple[Array, Array]:
 @jax.custom_jvp
 def inverse_root(x: Array) -> Array:
     """1 / sqrt(x), rounded once, as its derivative nearly is; 0 where `x` is 0."""
-    positive = jnp.where(x > 0, x, 1)
+    lift = jnp.where(x < 2.0**-50, 2.0**32, jnp.ones((), x.dtype))  # else what is left of a small x is subnormal
+    positive = jnp.where(x > 0, x * lift * lift, 1)
     y = 1 / jnp.sqrt(positive)
     root, low = product(positive, y)
     one, rest = product(root, y)
     y = y + 0.5 * y * (((1 - one) - rest) - low * y)  # a step of Newton's method, with what is left of 1 - x y**2
-    return jnp.where(x > 0, y, 0)
+    return jnp.where(x > 0, y * lift, 0)
 
 
 @inverse_root.defjvp

@@ -169,8 +169,9 @@ def local_response_norm(
     bias=b, alpha=a`` are ``size=2 * r + 1, k=b, alpha=a * (2 * r + 1)`` here, and its defaults are 5, 1, 1 and an
     exponent of 0.5. Masked channels count as zeros. Arithmetic is in at least float32, and squares neither over- nor
     underflow; the mean square and its power are carried in two parts, so that for mean/std up to 1e6 the result and its
-    gradient are within 2e-7 (float32). The backward pass keeps `x` and one number for all channels together. Where `k` and all neighbours are 0, so is the result, with
-    finite gradients. The result is no pure number, so an input with a unit is refused.
+    gradient are within 2e-7 (float32). The backward pass keeps `x` and one number for all channels together. Where `k`
+    and all neighbours are 0, so is the result, with finite gradients. The result is no pure number, so an input with a
+    unit is refused.
 
     References
     ----------

@@ -15,7 +15,7 @@ from jax.custom_derivatives import SymbolicZero
 from .. import _checks
 from .._typing import Array, ArrayLike, Axes
 from . import _elementary as elementary
-from ._kernel import compute_dtype, kernel
+from ._kernel import compute_dtype, computed_once, kernel
 from ._linear import linear
 
 
@@ -48,11 +48,6 @@ def _row(op: str, x: Array, axis: Axes, temperature: ArrayLike = 1.0) -> tuple[_
     return row, array.reshape((1,) * (x.ndim - array.ndim) + array.shape)
 
 
-def _computed_once(*arrays: Array) -> tuple[Array, ...]:
-    """The same arrays, which XLA:CPU would compute in every consumer: the numbers of a row for each element of it."""
-    return lax.platform_dependent(*arrays, cpu=lambda *a: lax.optimization_barrier(a), default=lambda *a: a)
-
-
 def _visible(x: Array, where: Array | None) -> Array:
     return x if where is None else jnp.where(where, x, -jnp.inf)
 
@@ -81,7 +76,7 @@ def _exponentials_of_differences(x: Array, m: Array) -> tuple[Array, Array]:
     top = lax.round(high * (1 / ln2), lax.RoundingMethod.TO_NEAREST_EVEN)
     low = jnp.where(m == -jnp.inf, 0, (top - span) * ln2)
     exponent = (span - top).astype(form.integer)
-    origin, low, high, exponent = _computed_once(origin, low, high, exponent)
+    origin, low, high, exponent = computed_once(origin, low, high, exponent)
 
     def exponential(x: Array) -> Array:
         d = x - origin
@@ -139,7 +134,7 @@ def _sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -
     m = row.greatest(x)
     e, unit = _exponentials(row, x, m, temperature)
     e = jnp.where(x == m, -unit, e)
-    (e,) = _computed_once(e if where is None else jnp.where(where, e, 0))
+    (e,) = computed_once(e if where is None else jnp.where(where, e, 0))
     others = row.sum(jnp.abs(e) + e) / 2
     equals = lax.round((others - row.sum(e)) / unit)
     return _Sums(m, others / unit + (equals - 1))
@@ -147,7 +142,7 @@ def _sums(row: _Row, x: Array, where: Array | None, temperature: Array | None) -
 
 def _log_of_sum(s: Array) -> Array:
     """log(1 + s), one number a row."""
-    return _computed_once(jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s)))[0]
+    return computed_once(jnp.where(s < 1, elementary.log1p(jnp.minimum(s, 1)), jnp.log(1 + s)))[0]
 
 
 def _shares_of_sums(sums: _Sums, row: _Row, x: Array, where: Array | None, temperature: Array | None) -> Array:
