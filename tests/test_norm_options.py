@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import references as ref
 import transforms
 
 from jaxnorm import functional as F
@@ -186,6 +185,7 @@ def test_groups_by_their_size():
 # --- segments of packed sequences ---
 
 
+PLACES = jnp.asarray(np.sort(np.random.default_rng(1).integers(0, 5, (3, 150)), 1)[:, :, None])
 IDS = jnp.asarray([[0, 0, 0, 1, 1, -1], [2, 0, 0, 0, 0, 0]])[:, :, None]
 
 
@@ -223,15 +223,29 @@ def test_segments_are_normalized_as_if_alone(name, options, x64):
     assert (got[0, 5] == 0).all()
 
 
-def test_segments_of_large_means_and_in_layers():
+@pytest.mark.parametrize(
+    'norm',
+    [
+        lambda v: F.layer_norm(v, axis=(1, 2), segment_ids=PLACES),
+        lambda v: F.filter_response_norm(v, segment_ids=PLACES),
+        lambda v: F.global_response_norm(v, segment_ids=PLACES),
+        lambda v: F.evonorm_s0(v, jnp.ones(v.shape[-1], v.dtype), num_groups=4, segment_ids=PLACES),
+        lambda v: F.instance_norm(v, segment_ids=PLACES),
+    ],
+    ids=['layer_norm', 'filter_response_norm', 'global_response_norm', 'evonorm_s0', 'instance_norm'],
+)
+def test_segments_of_large_means(norm, x64):
+    both = jax.jit(lambda v, g: (lambda y, pull: (y, *pull(g)))(*jax.vjp(norm, v)))
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(1e6, 1, (2, 6, 8)), jnp.float32)
-    got = F.layer_norm(x, axis=(1, 2), segment_ids=IDS)
-    wide = np.asarray(x, np.float64)
-    for row, segment in ((0, 0), (0, 1), (1, 0)):
-        places = np.asarray(IDS)[row, :, 0] == segment
-        wanted = ref.layer_norm(wide[row, places], axis=(0, 1))
-        assert np.abs(got[row, places] - wanted).max() <= 2e-7 * np.abs(wanted).max()
+    for mean in (1e0, 1e2, 1e4, 1e6):
+        x, g = (jnp.asarray(rng.normal(m, 1, (*PLACES.shape[:2], 16)), jnp.float32) for m in (mean, 0))
+        for got, wanted in zip(both(x, g), both(*(np.asarray(a, np.float64) for a in (x, g))), strict=True):
+            assert got.dtype == jnp.float32
+            assert np.abs(np.asarray(got, np.float64) - wanted).max() <= 2e-7 * np.abs(wanted).max()
+
+
+def test_segments_in_layers():
+    x = jnp.asarray(np.random.default_rng(0).normal(1e6, 1, (2, 6, 8)), jnp.float32)
     for layer, norm in (
         (nn.InstanceNorm(8, **BARE), F.instance_norm),
         (nn.LayerNorm((6, 8), (0, 1), **BARE), lambda v, **k: F.layer_norm(v, axis=(1, 2), **k)),
