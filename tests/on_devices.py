@@ -72,6 +72,19 @@ def plain_jit():
         same('its evaluation', apply(x), alone(X))
 
 
+def nothing_moves():
+    """Norms of single samples and activations over an axis need nothing of other devices."""
+    x = jax.device_put(X, NamedSharding(mesh(), P('devices')))
+    function = lambda v: F.log_softmax(F.instance_norm(F.layer_norm(v))).sum() + F.logsumexp(v).sum()
+    program = jax.jit(jax.grad(function)).lower(x).compile().as_text()
+    moves = [
+        name for name in ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute') if f' {name}(' in program
+    ]
+    if moves:
+        raise SystemExit(f'single samples: {moves} between devices')
+    print('single samples, nothing moves: right')
+
+
 def named_axis():
     """One shard a call; statistics are pooled by name."""
     split = lambda f, n=1: jax.jit(
@@ -156,6 +169,7 @@ def unknown_name():
 def eight():
     assert jax.device_count() == 8, jax.devices()
     plain_jit()
+    nothing_moves()
     named_axis()
     ghosts()
     splits()

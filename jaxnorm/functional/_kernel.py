@@ -85,11 +85,11 @@ def computed_once(*arrays: Array) -> tuple[Array, ...]:
 
 
 def _not_fused(first: Array, *others: Array) -> tuple[Array, ...]:
-    if jax.__version_info__ >= (0, 12) or not first.size:
+    if jax.__version_info__ >= (0, 12):
         return jax.lax.optimization_barrier((first, *others))
     # older ones drop a barrier before they fuse, but what a branch returns they leave alone
-    chosen = first.ravel()[0] == jnp.inf
-    return jax.lax.cond(chosen, lambda *a: a, lambda a, *rest: (a + 0, *rest), first, *others)
+    never = jax.lax.optimization_barrier(False)
+    return jax.lax.cond(never, lambda a, *rest: (a + 0, *rest), lambda *a: a, first, *others)
 
 
 def _freeze(value: Any) -> Any:
