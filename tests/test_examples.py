@@ -182,6 +182,7 @@ def test_from_scratch(run):
     assert 'its slope [0. 0. 0. 1. 1.]' in printed
 
 
+@pytest.mark.slow
 def test_cheap_activations(run):
     outcomes, printed = run('cheap_activations', '--repeats', 2)
     assert outcomes['quantized sigmoid'].apart <= 0.5 / 255 + 1e-6

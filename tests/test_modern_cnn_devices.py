@@ -125,6 +125,7 @@ def test_a_batch_that_does_not_divide():
     assert '--batch-size: must be a multiple of 8 (8 devices), got 20; take 16' in second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('process', [0, 1])
 def test_a_host_that_never_comes(tmp_path, process):
     address = f'127.0.0.1:{free_port()}'

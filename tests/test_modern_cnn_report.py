@@ -167,7 +167,7 @@ def test_curves(report, tmp_path, count):
     assert width > 2 * height
 
 
-@pytest.mark.parametrize('classes', [2, 10, 100])
+@pytest.mark.parametrize('classes', [2, 10, pytest.param(100, marks=pytest.mark.slow)])
 def test_confusion_and_samples(report, tmp_path, classes):
     names = [f'class_${number}$ ' + 'x' * (number % 20) for number in range(classes)]
     y, probabilities = classified(classes)

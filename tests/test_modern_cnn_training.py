@@ -130,6 +130,7 @@ def test_saved_and_loaded_goes_on_bit_by_bit(make, dataset):
 SGD = {'optimizer': 'sgd', 'learning_rate': 0.1}
 
 
+@pytest.mark.slow
 def test_micro_batches_learn_as_one_batch(make, dataset):
     one, four = (make(norm='group', accumulate=parts, **SGD) for parts in (1, 4))
     for trainer in one, four:

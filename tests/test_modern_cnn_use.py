@@ -230,6 +230,7 @@ def logits(run: Path, example, x: np.ndarray) -> np.ndarray:
         return np.asarray(example('trained').load(run).model(x.astype(np.float32) / 255))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'settings',
     [

@@ -92,8 +92,19 @@ def test_narrow_dtypes_round_once(case, dtype):
     np.testing.assert_allclose(np.asarray(y, np.float64), expected, 1.01 * ROUNDOFF[dtype], 1e-6)
 
 
-@each
-@pytest.mark.parametrize('masked', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('case', 'masked'),
+    [
+        pytest.param(
+            case,
+            masked,
+            id=f'{case.name}-{masked}',
+            marks=[pytest.mark.slow] if masked or case.name != 'layer_norm' else [],
+        )
+        for case in cases.NORMS
+        for masked in (False, True)
+    ],
+)
 def test_derivatives_of_every_kind(case, masked, x64):
     arguments = inputs(0.5, 'float64', (2, 3, 8))
     assert arguments[0].dtype == jnp.float64

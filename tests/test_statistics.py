@@ -432,6 +432,7 @@ def test_freeze_sees_every_layer_with_running_statistics(name):
     assert nn.convert(model[0], 'frozen').frozen
 
 
+@pytest.mark.slow
 @others
 def test_micro_batches_of_others_are_one_batch(name):
     one = OTHERS[name]()
@@ -449,6 +450,7 @@ def test_micro_batches_of_others_are_one_batch(name):
         np.testing.assert_allclose(got, wanted, 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['EvoNormB0', 'IterNorm'])
 def test_recalibrate_of_others(name):
     layer, settled = OTHERS[name](), OTHERS[name]()

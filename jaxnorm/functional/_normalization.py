@@ -32,6 +32,7 @@ class _Spec:
     epsilon: float
     centred: bool = True
     counted: tuple[int, int] | None = None  # (axis, n): statistics of the first n along the axis; None is all
+    exact: bool = False  # whether a mean square is rounded once
 
 
 def _rstd(var: Array, epsilon: float) -> Array:
@@ -75,7 +76,10 @@ def _plain(
     pool = spec.pool if segment_ids is None else SegmentPool(spec.pool, segment_ids)
     sample, mask = (_first(a, spec.counted) for a in (values, where))
     share = _moments.reciprocal(pool.size(sample, mask))
-    found = _moments.compute(sample, pool, mask, share) if spec.centred else _moments.mean_square(sample, pool, share)
+    if spec.centred:
+        found = _moments.compute(sample, pool, mask, share)
+    else:
+        found = _moments.mean_square(sample, pool, share, spec.exact)
     (rstd,) = computed_once(_rstd(found.var, spec.epsilon))
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
     y = _once(_affine(d * rstd, scale, bias), values)

@@ -219,7 +219,7 @@ def _unit(
         values = wide(x, mask)
         top = _moments.largest(values, pool)
         part = values / top
-        square = _moments.mean_square(part, pool, 1.0).var
+        square = _moments.mean_square(part, pool, 1.0, exact=True).var
         y = jnp.where(_root(square) * top < least, values / (least or 1), part * _rstd(square, 0.0))
         return (_affine(y, scale, None).astype(x.dtype),)
 
@@ -451,7 +451,7 @@ def filter_response_norm(
     x, _, mask, ids, pool, parameters = _images(
         op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
     )
-    spec = _Spec(pool, _epsilon(op, epsilon), centred=False)
+    spec = _Spec(pool, _epsilon(op, epsilon), centred=False, exact=True)
 
     @_keep_moments
     def respond(
