@@ -167,7 +167,6 @@ def test_value_and_gradient_at_any_mean(case, x64):
         jit(lambda g, *a, f=f: (lambda y, pull: (y, pull(g)))(*jax.vjp(f, *a)))
         for f, jit in ((case.call, jax.jit), (case.definition, quick))
     ]
-    # the gradients of the others are within 2.8e-7, that of iterative whitening within 2e-6, on some draws
     # on some draws the gradients of the others are within 2.8e-7 only, that of iterative whitening within 2e-6
     seeds = range(3, 8) if case.name in ALWAYS else (3,)
     for mean, seed in itertools.product((1e0, 1e2, 1e4, 1e6), seeds):
