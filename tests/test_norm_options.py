@@ -230,8 +230,10 @@ def test_segments_are_normalized_as_if_alone(name, options, x64):
         lambda v: F.layer_norm(v, axis=(1, 2), segment_ids=PLACES),
         lambda v: F.evonorm_s0(v, jnp.ones(v.shape[-1], v.dtype), num_groups=4, segment_ids=PLACES),
         lambda v: F.instance_norm(v, segment_ids=PLACES),
+        lambda v: F.filter_response_norm(v, segment_ids=PLACES),
+        lambda v: F.global_response_norm(v, segment_ids=PLACES),
     ],
-    ids=['layer_norm', 'evonorm_s0', 'instance_norm'],
+    ids=['layer_norm', 'evonorm_s0', 'instance_norm', 'filter_response_norm', 'global_response_norm'],
 )
 def test_segments_of_large_means(norm, x64):
     both = jax.jit(lambda v, g: (lambda y, pull: (y, *pull(g)))(*jax.vjp(norm, v)))

@@ -125,7 +125,13 @@ CASES = [
         AFFINE,
     ),
 ]
-ALWAYS = ('local_response_norm', 'global_response_norm', 'evonorm_b0_fit', 'evonorm_s0')
+#: on some of the draws below these miss 2e-7: known, not hidden
+SHORT = {
+    'unit_norm': 'gradient up to 2.8e-7 at mean/std 1',
+    'scale_norm': 'gradient up to 2.6e-7 at mean/std 1',
+    'filter_response_norm': 'gradient up to 2.7e-7 at mean/std 1',
+    'iterative_norm_fit': 'gradient up to 2e-6, of 96 samples in groups of 16 channels',
+}
 each = pytest.mark.parametrize('case', CASES, ids=lambda c: c.name)
 NAMES = {c.name: c for c in CASES}
 
@@ -160,15 +166,12 @@ def test_narrow_dtypes(case):
     assert error(y, case.reference(*wide(arrays))) <= 2.01**-8
 
 
-@each
-def test_value_and_gradient_at_any_mean(case, x64):
+def at_any_mean(case, seeds):
     g = jnp.asarray(np.random.default_rng(5).normal(size=SHAPE), jnp.float32)
     both = [
         jit(lambda g, *a, f=f: (lambda y, pull: (y, pull(g)))(*jax.vjp(f, *a)))
         for f, jit in ((case.call, jax.jit), (case.definition, quick))
     ]
-    # on some draws the gradients of the others are within 2.8e-7 only, that of iterative whitening within 2e-6
-    seeds = range(3, 8) if case.name in ALWAYS else (3,)
     for mean, seed in itertools.product((1e0, 1e2, 1e4, 1e6), seeds):
         arrays = inputs(case, mean, seed=seed)
         y, slopes = both[0](g, *arrays)
@@ -182,6 +185,24 @@ def test_value_and_gradient_at_any_mean(case, x64):
             # sums over as many terms as there are round as sqrt(n) at the worst
             largest = max(np.abs(wanted).max(), 1e-6)
             assert np.abs(np.asarray(got, np.float64) - wanted).max() <= largest * 2.0**-23 * np.sqrt(g.size)
+
+
+@each
+def test_value_and_gradient_at_any_mean(case, x64):
+    at_any_mean(case, [3])
+
+
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(
+            c, id=c.name, marks=[pytest.mark.xfail(reason=SHORT[c.name], strict=True)] if c.name in SHORT else []
+        )
+        for c in CASES
+    ],
+)
+def test_value_and_gradient_of_many_draws(case, x64):
+    at_any_mean(case, range(4, 10))
 
 
 @pytest.mark.slow
