@@ -149,6 +149,19 @@ def exact_product(a: Array, b: Array) -> tuple[Array, Array]:
     return total, ((ah * bh - total) + middle) + (lost + al * bl)
 
 
+def exact_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """`a + b` in two parts: the rounded sum, and what is missing from it (Knuth)."""
+    total = a + b
+    back = total - a
+    return total, (a - (total - back)) + (b - back)
+
+
+def number(value: float, dtype: Any) -> tuple[float, float]:
+    """A Python number in two parts: as one of the dtype, and what that rounds away."""
+    head = float(np.asarray(value, dtype))
+    return head, value - head
+
+
 def scaled(x: Array, factor: Any, rest: float = 0.0, exact: bool = False) -> tuple[Array, Array]:
     """`(factor + rest) * x` in two parts, finite: half an ulp of a large argument is many of its exponential.
 
@@ -238,7 +251,7 @@ _LOG = (
 
 
 def _log(x: Array) -> tuple[Array, Array]:
-    """log(x) of a float32 number above 0, in two parts: within 1e-9, and twice the digits where it is large."""
+    """log(x) of a float32 number above 0, in two parts, together within 1e-8 however large it is."""
     form = format_of(x)
     fraction, exponent = jnp.frexp(x)
     low = fraction < math.sqrt(0.5)
@@ -246,16 +259,9 @@ def _log(x: Array) -> tuple[Array, Array]:
     k = (exponent - low).astype(x.dtype)
     square, lost = exact_product(u, u)
     small = k * form.ln2[1] + (u * square * polynomial(u, _LOG) - 0.5 * lost)
-    most, rest = _exact_sum(k * form.ln2[0], u)
-    most, more = _exact_sum(most, -0.5 * square)
+    most, rest = exact_sum(k * form.ln2[0], u)
+    most, more = exact_sum(most, -0.5 * square)
     return most, (rest + more) + small
-
-
-def _exact_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """`a + b`, rounded, and what is missing from it (Knuth)."""
-    total = a + b
-    back = total - a
-    return total, (a - (total - back)) + (b - back)
 
 
 def power(x: Array, rest: Array, exponent: float) -> tuple[Array, Array]:
@@ -263,10 +269,10 @@ def power(x: Array, rest: Array, exponent: float) -> tuple[Array, Array]:
     if x.dtype == jnp.float64:
         y = x**exponent
         return y, y * (exponent * (rest / x))
-    form, most = format_of(x), float(np.float32(exponent))
+    form, (most, little) = format_of(x), number(exponent, x.dtype)
     log, tail = _log(x)
     whole, part = exact_product(log, jnp.asarray(most, x.dtype))
-    part = part + (tail * most + log * (exponent - most) + exponent * (rest / x))
+    part = part + (tail * most + log * little + exponent * (rest / x))
     k = jnp.clip(lax.round(whole * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN), -250, 250)
     r = whole - k * form.ln2[0]
     head = lax.round(r * 2048, lax.RoundingMethod.TO_NEAREST_EVEN) / 2048

@@ -183,7 +183,7 @@ def evonorm_b0_fit(
     Notes
     -----
     Variances are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result and its
-    gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a channel of a sample, five a channel,
+    gradient are within 2e-7 (float32). The backward pass keeps `x`, four numbers a channel of a sample and a channel,
     and the parameters. Where the denominator is 0, at epsilon 0, the result is the bias and gradients are finite. It is
     not centred: a constant channel stays one.
 

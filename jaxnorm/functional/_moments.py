@@ -238,13 +238,17 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     return Moments(shift, offset, kept(var))
 
 
+def mean_of_squares(x: Array, pool: Pool | SegmentPool, count: Array | float, plus: ArrayLike = 0.0) -> Pair:
+    """The mean of x², and a share of a little more, to twice the digits."""
+    return _products.divided(pool.total_exactly(x * x, plus), single(jnp.asarray(jnp.maximum(count, 1), x.dtype)))
+
+
 def variance_and(epsilon: float, x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float) -> Pair:
     """The variance plus epsilon, to twice the digits: where all of a slope is a multiple of its power."""
     share = reciprocal(count)
     shift, offset, _ = compute(x, pool, where, share)
     d = centre(x, shift, where)
-    total = pool.total_exactly(d * d, (epsilon - offset * offset) * count)
-    var = _products.divided(total, single(jnp.asarray(jnp.maximum(count, 1), x.dtype)))
+    var = mean_of_squares(d, pool, count, (epsilon - offset * offset) * count)
     least = jnp.asarray(epsilon, x.dtype)
     above = var.head > least
     return Pair(kept(jnp.where(above, var.head, least)), kept(jnp.where(above, var.tail, 0)))

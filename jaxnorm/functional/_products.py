@@ -34,9 +34,8 @@ def single(x: Array) -> Pair:
 
 def rounded(a: Array, b: Array) -> Pair:
     """`a + b`: the rounded sum, and what is missing from it (Knuth), which is constant for derivatives."""
-    total = a + b
-    back = total - a
-    return Pair(total, jax.lax.stop_gradient((a - (total - back)) + (b - back)))
+    total, rest = elementary.exact_sum(a, b)
+    return Pair(total, jax.lax.stop_gradient(rest))
 
 
 def add(a: Pair, b: Pair) -> Pair:

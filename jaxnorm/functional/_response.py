@@ -2,18 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import _checks
 from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName, Result
 from . import _moments
-from ._elementary import exact_product, power
+from ._elementary import exact_product, number, power
 from ._kernel import kernel
 from ._moments import Pool, SegmentPool, Window, wide
 from ._normalization import (
@@ -27,13 +26,11 @@ from ._normalization import (
     _of_segments,
     _parameter,
     _parameters,
-    _plain,
     _pool,
-    _rstd,
     _Spec,
     _then,
 )
-from ._products import Pair, power_of_two, rounded
+from ._products import Pair, add, power_of_two, rounded, single, spread_power
 from ._rectified import tlu
 
 
@@ -86,14 +83,12 @@ class _Neighbours:
     def base(self, x: Array, c: Array, times: float) -> Pair:
         """That of c x, over c**2, so many times."""
         square, lost = self.window.sum_of_squares(x)
-        share = self.alpha / self.window.size * times
-        most = float(np.float32(share)) if x.dtype == jnp.float32 else share
-        whole, part = exact_product(square, jnp.asarray(most, x.dtype))
-        part = part + (square * (share - most) + lost * most)
-        k = self.k * times
-        most = float(np.float32(k)) if x.dtype == jnp.float32 else k
-        total = rounded(most * (1 / c) * (1 / c), whole)
-        return Pair(total.head, total.tail + (part + (k - most) * (1 / c) * (1 / c)))
+        share, little = number(self.alpha / self.window.size * times, x.dtype)
+        whole, part = exact_product(square, jnp.asarray(share, x.dtype))
+        part = part + (square * little + lost * share)
+        k, little = number(self.k * times, x.dtype)
+        total = rounded(k * (1 / c) * (1 / c), whole)
+        return Pair(total.head, total.tail + (part + little * (1 / c) * (1 / c)))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
@@ -219,8 +214,9 @@ def _unit(
         values = wide(x, mask)
         top = _moments.largest(values, pool)
         part = values / top
-        square = _moments.mean_square(part, pool, 1.0, exact=True).var
-        y = jnp.where(_root(square) * top < least, values / (least or 1), part * _rstd(square, 0.0))
+        square = single(_moments.kept(_moments.mean_of_squares(part, pool, 1.0).head))
+        y = part * spread_power(-0.5, square, part.shape)
+        y = jnp.where(_root(square.head) * top < least, values / (least or 1), y)
         return (_affine(y, scale, None).astype(x.dtype),)
 
     scale, mask = _parameter(op, 'scale', scale, x.shape, axes), _checks.mask(op, 'where', where, x.shape)
@@ -466,7 +462,10 @@ def filter_response_norm(
         if extra is None:
             y = _norm(spec, x, scale, bias, mask, ids)[0]
         else:
-            y = _plain(replace(spec, epsilon=cast(Any, spec.epsilon + jnp.abs(extra))), x, scale, bias, mask, ids).y
+            values, own = wide(x, mask), _parted(pool, ids)
+            square = single(_moments.kept(_moments.mean_of_squares(values, own, own.size(values, mask)).head))
+            square = add(square, single(spec.epsilon + jnp.abs(wide(extra))))
+            y = _affine(values * spread_power(-0.5, square, values.shape), scale, bias).astype(x.dtype)
         y = y if bound is None else tlu(y, bound.astype(y.dtype))
         return y if mask is None else jnp.where(mask, y, 0)
 
