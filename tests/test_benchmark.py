@@ -144,7 +144,13 @@ def test_a_training_step_of_the_example(capsys):
     for row in found.values():
         assert row['error'] <= _modern_cnn.LIMIT
         assert row['ratio'] > 0
-    assert 0 < found['jaxnorm']['temporary'] < found['flax']['temporary']
+    assert all(row['temporary'] > 0 for name, row in found.items() if name != 'torch')
+
+
+@pytest.mark.slow
+def test_temporary_memory_of_a_training_step():
+    """At the size that people train, of which no step need be taken; the plain step takes 472 MB."""
+    assert _modern_cnn.LEARNERS['jaxnorm'](_modern_cnn.Task()).temporary <= 210e6
 
 
 def test_a_training_step_needs_the_example(monkeypatch, tmp_path):

@@ -160,12 +160,13 @@ def test_narrow_dtypes(case):
 
 
 def at_any_mean(case, seeds):
-    g = jnp.asarray(np.random.default_rng(5).normal(size=SHAPE), jnp.float32)
     both = [
         jit(lambda g, *a, f=f: (lambda y, pull: (y, pull(g)))(*jax.vjp(f, *a)))
         for f, jit in ((case.call, jax.jit), (case.definition, quick))
     ]
     for mean, seed in itertools.product((1e0, 1e2, 1e4, 1e6), seeds):
+        # not the numbers that x is made of: along x, all but nothing of a gradient is left
+        g = jnp.asarray(np.random.default_rng(1000 + seed).normal(size=SHAPE), jnp.float32)
         arrays = inputs(case, mean, seed=seed)
         y, slopes = both[0](g, *arrays)
         expected, expected_slopes = both[1](*(a.astype(jnp.float64) for a in (g, *arrays)))
@@ -182,24 +183,7 @@ def at_any_mean(case, seeds):
 
 @each
 def test_value_and_gradient_at_any_mean(case, x64):
-    at_any_mean(case, [3])
-
-
-MANY = [
-    pytest.param(
-        c,
-        id=c.name,
-        marks=[pytest.mark.xfail(reason='its gradient is up to 2e-6 off: 96 samples in groups of 16', strict=True)]
-        if c.name == 'iterative_norm_fit'
-        else [],
-    )
-    for c in CASES
-]
-
-
-@pytest.mark.parametrize('case', MANY)
-def test_value_and_gradient_of_many_draws(case, x64):
-    at_any_mean(case, range(4, 10))
+    at_any_mean(case, range(3, 10))
 
 
 @pytest.mark.slow

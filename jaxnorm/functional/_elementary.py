@@ -193,6 +193,20 @@ def two_to(k: Array, shift: int | Array = 0) -> Array:
     return lax.bitcast_convert_type(lax.shift_left(bits, np.asarray(form.digits, form.integer)), k.dtype)
 
 
+def exponent(x: Array) -> Array:
+    """The integer E with 2**(E - 1) <= x < 2**E, for a normal `x` above 0; the least one for 0."""
+    form = format_of(x)
+    bits = lax.bitcast_convert_type(lax.stop_gradient(x), form.integer)
+    return lax.shift_right_logical(bits, np.asarray(form.digits, form.integer)) - (form.bias - 1)
+
+
+def two_to_integer(k: Array, dtype: Any) -> Array:
+    """2**k for integers that are the exponent of a normal number."""
+    form = _FLOAT64 if dtype == jnp.float64 else _FLOAT32
+    bits = lax.shift_left((k + form.bias).astype(form.integer), np.asarray(form.digits, form.integer))
+    return lax.bitcast_convert_type(bits, dtype)
+
+
 def nearest_power(x: Array, shift: int | Array = 0) -> tuple[Array, Array]:
     """(k, 2**(k + shift)) for k, the integer next to `x`."""
     # not by adding and subtracting a large number, which XLA takes for nothing
@@ -253,10 +267,9 @@ _LOG = (
 def _log(x: Array) -> tuple[Array, Array]:
     """log(x) of a float32 number above 0, in two parts, together within 1e-8 however large it is."""
     form = format_of(x)
-    fraction, exponent = jnp.frexp(x)
-    low = fraction < math.sqrt(0.5)
-    u = jnp.where(low, 2 * fraction, fraction) - 1
-    k = (exponent - low).astype(x.dtype)
+    k = exponent(x * (1 / math.sqrt(2)))
+    u = x * two_to_integer(-k, x.dtype) - 1
+    k = k.astype(x.dtype)
     square, lost = exact_product(u, u)
     small = k * form.ln2[1] + (u * square * polynomial(u, _LOG) - 0.5 * lost)
     most, rest = exact_sum(k * form.ln2[0], u)

@@ -43,9 +43,16 @@ def _quotient(x: Array, v: Array, size: Array) -> Array:
 def _quotient_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]) -> tuple[Array, Array]:
     x, v, size = primals
     dx, dv, dsize = tangents
-    y, below = cast(Array, _quotient(x, v, size)), add(Pair(*product(x, v)), single(size))
-    by_x, by_size = (divided(divided(single(a), below), below) for a in (size, x))
-    return y, (by_x.head + by_x.tail) * dx - (by_size.head + by_size.tail) * (dsize + x * dv)
+    below = add(Pair(*product(x, v)), single(size))
+    q = divided(single(jnp.ones_like(size)), below)
+    square, rest = product(q.head, q.head)
+    rest = rest + 2 * (q.head * q.tail)
+
+    def over_square(a: Array) -> Array:
+        most, little = product(a, square)
+        return most + (little + a * rest)
+
+    return cast(Array, _quotient(x, v, size)), over_square(size) * dx - over_square(x) * (dsize + x * dv)
 
 
 def _b0(

@@ -86,7 +86,8 @@ def computed_once(*arrays: Array) -> tuple[Array, ...]:
 
 def _not_fused(first: Array, *others: Array) -> tuple[Array, ...]:
     if jax.__version_info__ >= (0, 12):
-        return jax.lax.optimization_barrier((first, *others))
+        # one for each: JAX can not transpose a barrier of tangents some of which are constant
+        return tuple(map(jax.lax.optimization_barrier, (first, *others)))
     # older ones drop a barrier before they fuse, but what a branch returns they leave alone
     never = jax.lax.optimization_barrier(False)
     return jax.lax.cond(never, lambda a, *rest: (a + 0, *rest), lambda *a: a, first, *others)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from .._typing import Array
 from . import _elementary as elementary
 from ._elementary import exact_product, product
+from ._kernel import computed_once
 from ._linear import linear
 
 
@@ -47,8 +48,8 @@ def add(a: Pair, b: Pair) -> Pair:
 def power_of_two(x: Array, bits: int = 0) -> Array:
     """The power of two next above each number, less so many bits: what an array is scaled with without a rounding."""
     form = jnp.finfo(x.dtype)
-    exponent = jnp.frexp(jax.lax.stop_gradient(x))[1] - bits
-    return jnp.ldexp(jnp.ones((), x.dtype), jnp.clip(exponent, form.minexp, -form.minexp))
+    exponent = jnp.clip(elementary.exponent(x) - bits, int(form.minexp), -int(form.minexp))
+    return elementary.two_to_integer(exponent, x.dtype)
 
 
 def _parted(x: Pair, axes: tuple[int, ...], bits: int) -> tuple[Array, Array]:
@@ -78,9 +79,9 @@ def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 def divided(x: Pair, by: Pair) -> Pair:
-    """The quotient, to nearly twice the digits."""
+    """The quotient, to one and a half times the digits."""
     head = x.head / by.head
-    whole, part = exact_product(jax.lax.stop_gradient(head), jax.lax.stop_gradient(by.head))
+    whole, part = product(jax.lax.stop_gradient(head), jax.lax.stop_gradient(by.head))
     return Pair(head, jax.lax.stop_gradient((((x.head - whole) - part) + (x.tail - head * by.tail)) / by.head))
 
 
@@ -126,7 +127,7 @@ class _Spread:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _spread_power(exponent: float, shape: tuple[int, ...], x: Pair) -> Array:
-    return jnp.broadcast_to(power(exponent, x).head, shape)
+    return jnp.broadcast_to(*computed_once(power(exponent, x).head), shape)
 
 
 @_spread_power.defjvp
@@ -135,7 +136,7 @@ def _spread_power_jvp(
 ) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     axes = tuple(a for a, s in enumerate(x.head.shape) if s != shape[a])
-    slope = power(exponent - 1, x)
+    slope = Pair(*computed_once(*power(exponent - 1, x)))
     residuals = [exponent * slope.head, exponent * slope.tail]
     dy = linear(_Spread(shape, axes), _Spread(shape, axes, back=True), residuals, [dx.head])[0]
     return cast(Array, _spread_power(exponent, shape, x)), dy
@@ -149,8 +150,8 @@ def spread_power(exponent: float, x: Pair, shape: tuple[int, ...]) -> Array:
     positive = x.head > 0
     head = jnp.where(positive, x.head, 1)
     # of 1/4 to 1, and a root of what was taken out: nothing over- or underflows on the way
-    half = (jnp.frexp(jax.lax.stop_gradient(head))[1] + 1) // 2
-    root, inverse = (jnp.ldexp(jnp.ones((), head.dtype), k) for k in (half, -half))
+    half = (elementary.exponent(head) + 1) // 2
+    root, inverse = (elementary.two_to_integer(k, head.dtype) for k in (half, -half))
     y = _spread_power(exponent, shape, Pair(*(t * inverse * inverse for t in (head, jnp.where(positive, x.tail, 0)))))
     return jnp.where(positive, y * (root if exponent > 0 else inverse), 0)
 

@@ -1,5 +1,6 @@
 """Whitening: channels that are not only of variance one, but uncorrelated."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
 
@@ -11,6 +12,7 @@ from .._typing import Activation, Array, ArrayLike, AxisGroups, AxisName
 from . import _moments
 from ._elementary import product
 from ._kernel import kernel
+from ._linear import linear
 from ._moments import Pool, wide
 from ._normalization import _NORM, _activation, _affine, _epsilon, _groups, _keep_moments, _parameters, _pool, _then
 from ._products import Pair, add, inverse_root, power_of_two, rounded, single, times
@@ -57,23 +59,74 @@ def _scaled(sigma: Array, rate: Array) -> Pair:
     return rounded(head, tail + sigma * low)
 
 
-def _inverse_root(sigma: Pair, steps: int) -> Pair:
-    """Newton's method for the inverse root of matrices of trace one, from the identity on."""
-    # P, and P Sigma beside it: written as P**3 Sigma, rounding errors grow from step to step (Higham 2008, ch. 6)
-    one = jnp.broadcast_to(jnp.eye(sigma.head.shape[-1], dtype=sigma.head.dtype), sigma.head.shape)
-    dot = partial(times, 'gcd,gde->gce')
+_dot = partial(times, 'gcd,gde->gce')
 
-    def half_of(excess: Pair) -> Pair:
-        return add(single(0.5 * one), Pair(-0.5 * excess.head, -0.5 * excess.tail))
 
-    def iterate(parts: tuple[Pair, Pair], _: None) -> tuple[tuple[Pair, Pair], None]:
+def _multiple(factor: float, x: Pair) -> Pair:
+    """A power of two times a pair, which is exact."""
+    return Pair(factor * x.head, factor * x.tail)
+
+
+def _turned(x: Pair) -> Pair:
+    return Pair(*(jnp.swapaxes(part, -1, -2) for part in x))
+
+
+def _newton(sigma: Pair, steps: int) -> tuple[Pair, tuple[Pair, ...]]:
+    """Newton's method for the inverse root of matrices of trace one, from the identity on; and all that it passes.
+
+    What it goes on with is P, and R = P Sigma beside it: written as P**3 Sigma, rounding errors grow from step to step
+    (Higham, "Functions of matrices", 2008, ch. 6). A step is S = (1 - P R) / 2, P + S P, R + R S.
+    """
+    one = single(jnp.broadcast_to(jnp.eye(sigma.head.shape[-1], dtype=sigma.head.dtype), sigma.head.shape))
+
+    def iterate(parts: tuple[Pair, Pair], _: None) -> tuple[tuple[Pair, Pair], tuple[Pair, ...]]:
         p, root = parts
-        step = half_of(dot(p, root))
-        return (add(p, dot(step, p)), add(root, dot(root, step))), None
+        step = _multiple(0.5, add(one, _multiple(-1, _dot(p, root))))
+        return (add(p, _dot(step, p)), add(root, _dot(root, step))), (p, root, step)
 
-    step = half_of(sigma)
-    first = add(single(one), step), add(sigma, dot(sigma, step))
-    return jax.lax.scan(iterate, first, length=steps - 1)[0][0]
+    (p, _), passed = jax.lax.scan(iterate, (one, sigma), length=steps)
+    return p, passed
+
+
+@dataclass(frozen=True)
+class _Newton:
+    """The derivative of Newton's method, and its transpose: pairs as well, for each step adds to what the last left."""
+
+    steps: int
+    back: bool = False
+
+    def __call__(self, residuals: Any, operands: Any) -> list[Array]:
+        passed = _newton(Pair(*residuals), self.steps)[1]
+        moved, still = single(operands[0]), single(jnp.zeros_like(operands[0]))
+
+        def forward(moving: tuple[Pair, Pair], at: tuple[Pair, ...]) -> tuple[tuple[Pair, Pair], None]:
+            (dp, droot), (p, root, step) = moving, at
+            dstep = _multiple(-0.5, add(_dot(dp, root), _dot(p, droot)))
+            dp = add(dp, add(_dot(dstep, p), _dot(step, dp)))
+            return (dp, add(droot, add(_dot(droot, step), _dot(root, dstep)))), None
+
+        def backward(moving: tuple[Pair, Pair], at: tuple[Pair, ...]) -> tuple[tuple[Pair, Pair], None]:
+            (dp, droot), (p, root, step) = moving, map(_turned, at)
+            dstep = _multiple(-0.5, add(_dot(dp, p), _dot(root, droot)))
+            dp = add(dp, add(_dot(step, dp), _dot(dstep, root)))
+            return (dp, add(droot, add(_dot(droot, step), _dot(p, dstep)))), None
+
+        if self.back:
+            return [jax.lax.scan(backward, (moved, still), passed, reverse=True)[0][1].head]
+        return [jax.lax.scan(forward, (still, moved), passed)[0][0].head]
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _inverse_root(sigma: Pair, steps: int) -> Pair:
+    """The inverse root of matrices of trace one, after so many steps of Newton's method."""
+    return _newton(sigma, steps)[0]
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(steps: int, primals: tuple[Pair], tangents: tuple[Pair]) -> tuple[Pair, Pair]:
+    (sigma,), (dsigma,) = primals, tangents
+    moved = linear(_Newton(steps), _Newton(steps, back=True), [*sigma], [dsigma.head])[0]
+    return cast(Pair, _inverse_root(sigma, steps)), single(moved)
 
 
 def _whitening(sigma: Array, steps: int) -> tuple[Pair, Array]:
