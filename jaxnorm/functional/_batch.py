@@ -13,7 +13,8 @@ from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName
 from . import _moments
 from ._kernel import kernel
 from ._moments import Moments, Pool, wide
-from ._normalization import _NORM, _activation, _affine, _epsilon, _norm, _parameter, _parameters, _rstd, _Spec, _then
+from ._normalization import _NORM, _activation, _affine, _epsilon, _norm, _parameter, _parameters, _Spec, _then
+from ._products import inverse_root
 
 #: What the docstrings below need not say.
 _BATCH = _docs.complete(
@@ -140,7 +141,7 @@ def batch_norm(
 
 def _given(op: str, b: _Batch, mean: Array, var: Array, epsilon: Any, activation: Any) -> Array:
     """A batch normalized by given statistics in its rank."""
-    rstd = _rstd(var, _epsilon(op, epsilon))
+    rstd = inverse_root(var + _epsilon(op, epsilon))
 
     def norm(x: Array, scale: Array | None, bias: Array | None, where: Array | None) -> tuple[Array]:
         y = _affine(_moments.centre(wide(x, where), mean, where) * rstd, scale, bias)
@@ -350,7 +351,7 @@ def batch_renorm_fit(
     dmax = _checks.hyperparameter(op, 'dmax', dmax, at_least=0)
     spec = _Spec(b.pool, _epsilon(op, epsilon))
     found = b.moments(jax.lax.stop_gradient(b.x))[1]
-    rstd = _rstd(var, spec.epsilon)
+    rstd = inverse_root(var + spec.epsilon)
     r = jnp.clip(jnp.sqrt(found.var + spec.epsilon) * rstd, 1 / rmax, rmax)
     d = jnp.clip(((found.shift - mean) + found.offset) * rstd, -dmax, dmax)
     r, d = jax.lax.stop_gradient((r.astype(found.var.dtype), d.astype(found.var.dtype)))

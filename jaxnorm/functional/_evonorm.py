@@ -45,12 +45,11 @@ def _quotient_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Ar
     dx, dv, dsize = tangents
     below = add(Pair(*product(x, v)), single(size))
     q = divided(single(jnp.ones_like(size)), below)
-    square, rest = product(q.head, q.head)
-    rest = rest + 2 * (q.head * q.tail)
 
-    def over_square(a: Array) -> Array:
-        most, little = product(a, square)
-        return most + (little + a * rest)
+    def over_square(a: Array) -> Array:  # one after the other, so that nothing underflows
+        once, rest = product(a, q.head)
+        twice, little = product(once, q.head)
+        return twice + (little + ((rest + a * q.tail) * q.head + once * q.tail))
 
     return cast(Array, _quotient(x, v, size)), over_square(size) * dx - over_square(x) * (dsize + x * dv)
 

@@ -263,12 +263,9 @@ def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Ar
     return pool.total(centre(x, shift, where) if where is not None else x + -shift) * share
 
 
-def mean_square(x: Array, pool: Pool | SegmentPool, share: Array | float, exact: bool = False) -> Moments:
-    """The mean of x², in place of the variance, for norms that do not centre.
-
-    Where all values are alike, the roundings of a sum are too: `exact` has one.
-    """
-    square = kept((pool.total_exactly(x * x, 0).head if exact else pool.total_in_steps(x * x)) * share)
+def mean_square(x: Array, pool: Pool | SegmentPool, share: Array | float) -> Moments:
+    """The mean of x², in place of the variance, for norms that do not centre."""
+    square = kept(pool.total_in_steps(x * x) * share)
     return Moments(jnp.zeros_like(square), jnp.zeros_like(square), square)
 
 

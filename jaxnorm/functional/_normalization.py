@@ -17,7 +17,7 @@ from ._get import get
 from ._kernel import computed_once, kernel
 from ._linear import linear
 from ._moments import Pool, SegmentPool, wide
-from ._products import inverse_root
+from ._products import inverse_root, power_of_two
 
 # ---------------------------------------------------------------------------------------------------------------
 # The one norm. x, scale, bias and where have the same rank; scale and bias have the same shape.
@@ -32,12 +32,24 @@ class _Spec:
     epsilon: float
     centred: bool = True
     counted: tuple[int, int] | None = None  # (axis, n): statistics of the first n along the axis; None is all
-    exact: bool = False  # whether a mean square is rounded once
+    length: bool = False  # a sum of squares in place of their mean; epsilon is then the least length
+
+    def share(self, pool: Pool | SegmentPool, x: Array, where: Array | None) -> Array | float:
+        """Of one element in a statistic."""
+        return 1.0 if self.length else _moments.reciprocal(pool.size(x, where))
+
+    @property
+    def limit(self) -> float:
+        """The greatest reciprocal of a length; what is divided by the least length is not projected."""
+        return 1 / self.epsilon if self.length and self.epsilon > 1e-37 else math.inf
 
 
-def _rstd(var: Array, epsilon: float) -> Array:
-    """1 / sqrt(var + epsilon), rounded once. A constant row at epsilon 0 gives 0."""
-    return inverse_root(var + epsilon)
+def _rstd(spec: _Spec, var: Array, lift: Array | None) -> Array:
+    """1 / sqrt(var + epsilon), rounded once; of a length, that of values which were lifted. Epsilon 0 gives 0 for 0."""
+    if lift is None:
+        return inverse_root(var + spec.epsilon)
+    rstd = inverse_root(var) * lift
+    return rstd if math.isinf(spec.limit) else jnp.where((rstd > 0) & (rstd < spec.limit), rstd, spec.limit)
 
 
 def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
@@ -75,12 +87,14 @@ def _plain(
     values = wide(x, where)
     pool = spec.pool if segment_ids is None else SegmentPool(spec.pool, segment_ids)
     sample, mask = (_first(a, spec.counted) for a in (values, where))
-    share = _moments.reciprocal(pool.size(sample, mask))
+    share = spec.share(pool, sample, mask)
+    # squares of lengths stay in range, and nothing is rounded for it
+    lift = 1 / power_of_two(_moments.largest(sample, spec.pool)) if spec.length else None
     if spec.centred:
         found = _moments.compute(sample, pool, mask, share)
     else:
-        found = _moments.mean_square(sample, pool, share, spec.exact)
-    (rstd,) = computed_once(_rstd(found.var, spec.epsilon))
+        found = _moments.mean_square(sample if lift is None else sample * lift, pool, share)
+    (rstd,) = computed_once(_rstd(spec, found.var, lift))
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
     y = _once(_affine(d * rstd, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)
@@ -146,8 +160,8 @@ class _Tangent:
     def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array]:
         x, shift, rstd, scale, where = self.rule.unpack(residuals)
         dx, dscale, dbias = operands
-        pool, centred = self.rule.spec.pool, self.rule.spec.centred
-        share = _moments.reciprocal(pool.size(x, where))
+        spec, pool, centred = self.rule.spec, self.rule.spec.pool, self.rule.spec.centred
+        share = spec.share(pool, x, where)
         d = self.rule.centred(x, shift, where)
         if centred:
             d = _moments.centre(d, pool.total(d) * share, where)
@@ -160,7 +174,9 @@ class _Tangent:
                 dmean = pool.total(t) * share
                 t = t - dmean
             dvar = 2 * pool.total(d * t) * share
-            dy = _affine(rstd * (t - h * (rstd * dvar / 2)), scale, None)
+            along = rstd * dvar / 2
+            along = along if math.isinf(spec.limit) else jnp.where(rstd < spec.limit, along, 0)
+            dy = _affine(rstd * (t - h * along), scale, None)
         if dscale is not None:
             dy = dy + h * dscale
         if dbias is not None:
@@ -184,8 +200,8 @@ class _Cotangent:
         residuals, operands = jax.lax.optimization_barrier((list(residuals), list(operands)))
         x, shift, rstd, scale, where = self.rule.unpack(residuals)
         g, gmean, gvar = operands
-        pool, centred = self.rule.spec.pool, self.rule.spec.centred
-        share = _moments.reciprocal(pool.size(x, where))
+        spec, pool, centred = self.rule.spec, self.rule.spec.pool, self.rule.spec.centred
+        share = spec.share(pool, x, where)
         d = self.rule.centred(x, shift, where)
         offset = _moments.offset_of(wide(x, where), shift, where, pool, share) if centred else None
         zero = jnp.zeros_like(d)
@@ -202,6 +218,7 @@ class _Cotangent:
             q = _moments.contract(p_sum, scale, rest)
             gs = g if scale is None else g * scale
             # dx as a difference of two arrays, and not a multiple of one, for the reason that `_once` gives
+            q = q if math.isinf(spec.limit) else jnp.where(rstd < spec.limit, q, 0)
             if offset is None:
                 dx = gs * rstd - (d * rstd) * (q * rstd * (rstd * share))  # so that nothing over- or underflows
                 dscale = _moments.contract(p_sum, rstd, outer)

@@ -127,7 +127,8 @@ class _Spread:
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _spread_power(exponent: float, shape: tuple[int, ...], x: Pair) -> Array:
-    return jnp.broadcast_to(*computed_once(power(exponent, x).head), shape)
+    (y,) = computed_once(power(exponent, x).head)
+    return jnp.broadcast_to(y, shape)
 
 
 @_spread_power.defjvp
