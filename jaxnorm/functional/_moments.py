@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from .._typing import Array, ArrayLike, AxisGroups, AxisName
 from . import _products
 from ._elementary import exact_product, format_of
-from ._kernel import compute_dtype
+from ._kernel import compute_dtype, computed_once
 from ._linear import linear
 from ._products import Pair, single, times
 
@@ -62,9 +62,10 @@ class Pool(NamedTuple):
             return here * float(jax.lax.psum(1, self.axis_name) if self.groups is None else len(self.groups[0]))
         return self.total(jnp.full_like(x, 1, compute_dtype(x.dtype)))
 
-    def total_in_steps(self, x: Array) -> Array:
+    def total_in_steps(self, x: Array, few: int = 0) -> Array:
         """The total, with fewer roundings on the way."""
-        return self.total(_in_steps(x, self.axes[-1]))
+        first = _order(x, self.axes)[0]
+        return self.total(x if first < x.ndim - 1 and x.shape[first] <= few else _in_steps(x, first))
 
     def total_exactly(self, x: Array, plus: ArrayLike) -> Pair:
         """The total and a little more, to twice the digits."""
@@ -105,7 +106,7 @@ class SegmentPool(NamedTuple):
         totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
         return totals.transpose([order.index(a) for a in range(x.ndim)])
 
-    def total_in_steps(self, x: Array) -> Array:
+    def total_in_steps(self, x: Array, few: int = 0) -> Array:
         """The total, with one rounding: a sum of a segment adds one term after the other."""
         return self.total_exactly(x, 0).head
 
@@ -154,6 +155,17 @@ def _totals_jvp(pool: Pool, primals: tuple[Array, Array], tangents: tuple[Array,
 _VECTORIZED = 256
 
 
+#: So many squares of centred values may be added one after the other.
+_FEW = 32
+#: A last axis shorter than this leaves most of a register empty.
+_VECTOR = 64
+
+
+def _order(x: Array, axes: tuple[int, ...]) -> list[int]:
+    """The axes as they are summed: the last one first, or at the end where it is no vector."""
+    return sorted(axes, key=lambda a: (a == x.ndim - 1 and x.shape[a] < _VECTOR, -a))
+
+
 def _split(n: int) -> int:
     """The divisor of n that is nearest below its root."""
     return next((k for k in range(math.isqrt(n), 1, -1) if n % k == 0), 1)
@@ -162,18 +174,18 @@ def _split(n: int) -> int:
 def _in_steps(x: Array, axis: int) -> Array:
     """Sum the axis down to about the root of its size: n terms one after the other lose up to n roundings."""
     n = x.shape[axis]
-    inner = _split(n)
-    if inner == 1 or (axis == x.ndim - 1 and n >= _VECTORIZED):
+    outer = _split(n)
+    if outer == 1 or (axis == x.ndim - 1 and n >= _VECTORIZED):
         return x
-    parts = x.reshape(*x.shape[:axis], n // inner, inner, *x.shape[axis + 1 :])
+    parts = x.reshape(*x.shape[:axis], outer, n // outer, *x.shape[axis + 1 :])
     return jax.lax.optimization_barrier(jnp.sum(parts, axis + 1))  # else the compiler makes it one sum again
 
 
 def _sum(x: Array, axes: tuple[int, ...]) -> Array:
-    """The sum over axes, one after the other, the last one first."""
-    *others, last = sorted(axes)
-    x = jnp.sum(x, last, keepdims=True)
-    for axis in reversed(others):
+    """The sum over axes, one after the other."""
+    first, *others = _order(x, axes)
+    x = jnp.sum(x, first, keepdims=True)
+    for axis in others:
         x = jnp.sum(_in_steps(jax.lax.optimization_barrier(x), axis), axis, keepdims=True)
     return x
 
@@ -211,6 +223,11 @@ def centre(x: Array, shift: Array, where: Array | None) -> Array:
     return x - shift if where is None else jnp.where(where, x - shift, 0)
 
 
+def centred(x: Array, shift: Array, where: Array | None) -> Array:
+    """The same, to be summed at once: written as a sum, which XLA:CPU makes a part of the reduction."""
+    return x + -shift if where is None else centre(x, shift, where)
+
+
 def kept(moment: Array) -> Array:
     """The same, named as what is saved for the backward pass where all else is computed again."""
     return checkpoint_name(moment, 'moments')
@@ -231,10 +248,13 @@ def steady(mean: Array) -> Array:
 def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Array | float) -> Moments:
     """The moments of `x`, given wide, over the pool, of which each element is a `share`."""
     shift = kept(steady(pool.total(x) * share))
-    d = centre(x, shift, where)
-    offset = kept(pool.total(d) * share)
+    again = shift
+    if pool.axes in _ends(x.ndim, len(pool.axes)):  # else `x - shift` is taken for one in both sums, and stored
+        (again,) = computed_once(shift)
+    offset = kept(pool.total(centred(x, shift, where)) * share)
+    d = centred(x, again, where)
     # the offset is far below one standard deviation, so nothing cancels in this difference
-    var = jnp.maximum(pool.total_in_steps(d * d) * share - offset * offset, 0)
+    var = jnp.maximum(pool.total_in_steps(d * d, _FEW) * share - offset * offset, 0)
     return Moments(shift, offset, kept(var))
 
 
@@ -255,18 +275,19 @@ def variance_and(epsilon: float, x: Array, pool: Pool | SegmentPool, where: Arra
 
 
 def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
-    """The offset that belongs to a shift, again.
-
-    The difference is written as a sum: one of its own, which XLA:CPU makes a part of the reduction. The `x - shift`
-    that stands in other terms as well would be stored for all of them.
-    """
-    return pool.total(centre(x, shift, where) if where is not None else x + -shift) * share
+    """The offset that belongs to a shift, again."""
+    return pool.total(centred(x, shift, where)) * share
 
 
 def mean_square(x: Array, pool: Pool | SegmentPool, share: Array | float) -> Moments:
     """The mean of x², in place of the variance, for norms that do not centre."""
     square = kept(pool.total_in_steps(x * x) * share)
     return Moments(jnp.zeros_like(square), jnp.zeros_like(square), square)
+
+
+def _ends(rank: int, count: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The first axes and the last ones, so many of them."""
+    return tuple(range(count)), tuple(range(rank - count, rank))
 
 
 def contract(p: Array, weight: Array | None, axes: tuple[int, ...]) -> Array:
@@ -279,9 +300,11 @@ def contract(p: Array, weight: Array | None, axes: tuple[int, ...]) -> Array:
     if not axes:
         return p if weight is None else p * weight
     if weight is None:
-        return _sum(_in_steps(p, axes[-1]), axes)
-    lead, trail = tuple(range(len(axes))), tuple(range(p.ndim - len(axes), p.ndim))
-    if axes not in (lead, trail) or weight.shape != tuple(s if a in axes else 1 for a, s in enumerate(p.shape)):
+        return _sum(_in_steps(p, _order(p, axes)[0]), axes)
+    trail = _ends(p.ndim, len(axes))[1]
+    if axes not in _ends(p.ndim, len(axes)) or weight.shape != tuple(
+        s if a in axes else 1 for a, s in enumerate(p.shape)
+    ):
         return jnp.sum(p * weight, axes, keepdims=True)
     n = math.prod(p.shape[a] for a in axes)
     weight = weight.astype(p.dtype)
