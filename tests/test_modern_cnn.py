@@ -200,6 +200,6 @@ def test_a_missing_package(tmp_path):
 
 @pytest.mark.slow
 def test_98_percent_of_the_held_out_images(tmp_path):
-    result = command('--output', tmp_path, '--width', '32')  # half of the usual: a third of the time
+    result = command('--output', tmp_path)
     assert result.returncode == 0, result.stderr
     assert float(numbers(tmp_path)[-1]['test_accuracy']) >= 0.98
