@@ -249,7 +249,8 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     """The moments of `x`, given wide, over the pool, of which each element is a `share`."""
     shift = kept(steady(pool.total(x) * share))
     again = shift
-    if pool.axes in _ends(x.ndim, len(pool.axes)):  # else `x - shift` is taken for one in both sums, and stored
+    # else `x - shift` is taken for one in both sums, and stored: which costs less only for sums over axes in the middle
+    if pool.axes in _ends(x.ndim, len(pool.axes)):
         (again,) = computed_once(shift)
     offset = kept(pool.total(centred(x, shift, where)) * share)
     d = centred(x, again, where)
