@@ -273,8 +273,9 @@ def test_an_exported_model_gives_the_same_logits_without_jaxnorm(example, save, 
     assert result.returncode == 0, result.stderr
     wanted = logits(run, example, x)
     assert np.abs(wanted).max() > 0.1
-    got = np.load(tmp_path / 'y.npz')
-    for count, y in zip((1, 5), got.values(), strict=True):
+    with np.load(tmp_path / 'y.npz') as file:
+        got = list(file.values())
+    for count, y in zip((1, 5), got, strict=True):
         np.testing.assert_allclose(y, wanted[:count], rtol=1e-5, atol=1e-5)
     classes, metadata = json.loads(result.stdout)
     assert classes == CLASSES
