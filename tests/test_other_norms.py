@@ -783,3 +783,50 @@ def test_errors_are_sentences(call, words):
         call()
     text = str(caught.value)
     assert text.endswith('.') and '; ' in text
+
+
+V = jnp.ones(4)
+#: norms of rows of four, and how many of the first row's results its first element has a share in
+SHARED = {
+    'layer_norm': (F.layer_norm, 4),
+    'rms_norm': (F.rms_norm, 4),
+    'unit_norm': (F.unit_norm, 4),
+    'unit_norm, epsilon 0': (lambda x: F.unit_norm(x, epsilon=0.0), 4),
+    'scale_norm': (F.scale_norm, 4),
+    'group_norm': (lambda x: F.group_norm(x, num_groups=2), 2),
+    'local_response_norm': (lambda x: F.local_response_norm(x, 2), 4),
+    'global_response_norm': (lambda x: F.global_response_norm(x[:, None])[:, 0], 4),
+    'filter_response_norm': (lambda x: F.filter_response_norm(x[:, None])[:, 0], 1),
+    'filter_response_norm, learned epsilon': (
+        lambda x: F.filter_response_norm(x[:, None], learned_epsilon=V)[:, 0],
+        1,
+    ),
+    'evonorm_s0': (lambda x: F.evonorm_s0(x, V, num_groups=2), 2),
+    'evonorm_b0': (lambda x: F.evonorm_b0(x, V, V), 1),
+    'evonorm_b0_fit': (lambda x: F.evonorm_b0_fit(x, V)[0], 1),
+    'batch_norm_fit': (lambda x: F.batch_norm_fit(x)[0], 1),
+}
+
+
+@pytest.mark.parametrize('name', SHARED)
+def test_what_is_not_finite_is_never_made_a_number(name):
+    norm, count = SHARED[name]
+    good = jnp.array([[1.0, 1.0, 2.0, 3.0], [1.0, -2.0, 4.0, 2.0]])
+    call = jax.jit(norm)
+    expected, spoiled = call(good), call(good.at[0, 0].set(jnp.nan))
+    assert jnp.isnan(spoiled[0, :count]).all()
+    np.testing.assert_array_equal(spoiled[0, count:], expected[0, count:])
+    alone = 'batch' not in name and name != 'evonorm_b0_fit'  # statistics of a sample alone
+    np.testing.assert_array_equal(spoiled[1, not alone :], expected[1, not alone :])
+    infinite = call(good.at[0, 0].set(jnp.inf))
+    assert not jnp.isfinite(infinite[0, 0])
+    # beside an infinite value, all else of its row is 0 or unknown (global response norm adds what came)
+    if name != 'global_response_norm':
+        assert (jnp.isnan(infinite[0, 1:count]) | (infinite[0, 1:count] == 0)).all()
+
+
+def test_a_given_variance_that_is_none():
+    x, var = jnp.ones((1, 4)), jnp.array([jnp.nan, -1.0, jnp.inf, 1.0])
+    y = F.batch_norm(x, jnp.zeros(4), var)
+    assert jnp.isnan(y[0, :2]).all()
+    np.testing.assert_allclose(y[0, 2:], [0, 1], 1e-5)

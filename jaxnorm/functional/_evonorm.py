@@ -87,9 +87,9 @@ def _b0(
         ratio = jnp.where(
             within,
             _quotient(jnp.where(within, values, 0), v, jnp.where(within, own, 1)),
-            values / jnp.where(most > 0, most, 1),
+            values / jnp.where(most == 0, 1, most),
         )
-        y = _affine(jnp.where(within | (most > 0), ratio, 0), scale, bias)
+        y = _affine(jnp.where(within | (most != 0), ratio, 0), scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype), shown
 
     y, var = divide(x, *cast(Any, parameters), mask)

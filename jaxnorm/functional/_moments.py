@@ -223,7 +223,7 @@ def centre(x: Array, shift: Array, where: Array | None) -> Array:
     return x - shift if where is None else jnp.where(where, x - shift, 0)
 
 
-def centred(x: Array, shift: Array, where: Array | None) -> Array:
+def centre_to_sum(x: Array, shift: Array, where: Array | None) -> Array:
     """The same, to be summed at once: written as a sum, which XLA:CPU makes a part of the reduction."""
     return x + -shift if where is None else centre(x, shift, where)
 
@@ -252,8 +252,8 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     # else `x - shift` is taken for one in both sums, and stored: which costs less only for sums over axes in the middle
     if pool.axes in _ends(x.ndim, len(pool.axes)):
         (again,) = computed_once(shift)
-    offset = kept(pool.total(centred(x, shift, where)) * share)
-    d = centred(x, again, where)
+    offset = kept(pool.total(centre_to_sum(x, shift, where)) * share)
+    d = centre_to_sum(x, again, where)
     # the offset is far below one standard deviation, so nothing cancels in this difference
     var = jnp.maximum(pool.total_in_steps(d * d, _FEW) * share - offset * offset, 0)
     return Moments(shift, offset, kept(var))
@@ -271,13 +271,13 @@ def variance_and(epsilon: float, x: Array, pool: Pool | SegmentPool, where: Arra
     d = centre(x, shift, where)
     var = mean_of_squares(d, pool, count, (epsilon - offset * offset) * count)
     least = jnp.asarray(epsilon, x.dtype)
-    above = var.head > least
-    return Pair(kept(jnp.where(above, var.head, least)), kept(jnp.where(above, var.tail, 0)))
+    below = var.head <= least  # which nan is not
+    return Pair(kept(jnp.where(below, least, var.head)), kept(jnp.where(below, 0, var.tail)))
 
 
 def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Array | float) -> Array:
     """The offset that belongs to a shift, again."""
-    return pool.total(centred(x, shift, where)) * share
+    return pool.total(centre_to_sum(x, shift, where)) * share
 
 
 def mean_square(x: Array, pool: Pool | SegmentPool, share: Array | float) -> Moments:

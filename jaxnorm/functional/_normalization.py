@@ -40,8 +40,12 @@ class _Spec:
 
     @property
     def limit(self) -> float:
-        """The greatest reciprocal of a length; what is divided by the least length is not projected."""
+        """The greatest reciprocal of a length."""
         return 1 / self.epsilon if self.length and self.epsilon > 1e-37 else math.inf
+
+    def projected(self, along: Array, rstd: Array) -> Array:
+        """What a slope has along the row: nothing where that is divided by the least length."""
+        return along if math.isinf(self.limit) else jnp.where(rstd < self.limit, along, 0)
 
 
 def _rstd(spec: _Spec, var: Array, lift: Array | None) -> Array:
@@ -49,7 +53,7 @@ def _rstd(spec: _Spec, var: Array, lift: Array | None) -> Array:
     if lift is None:
         return inverse_root(var + spec.epsilon)
     rstd = inverse_root(var) * lift
-    return rstd if math.isinf(spec.limit) else jnp.where((rstd > 0) & (rstd < spec.limit), rstd, spec.limit)
+    return rstd if math.isinf(spec.limit) else jnp.where((var == 0) | (rstd > spec.limit), spec.limit, rstd)
 
 
 def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
@@ -174,9 +178,7 @@ class _Tangent:
                 dmean = pool.total(t) * share
                 t = t - dmean
             dvar = 2 * pool.total(d * t) * share
-            along = rstd * dvar / 2
-            along = along if math.isinf(spec.limit) else jnp.where(rstd < spec.limit, along, 0)
-            dy = _affine(rstd * (t - h * along), scale, None)
+            dy = _affine(rstd * (t - h * spec.projected(rstd * dvar / 2, rstd)), scale, None)
         if dscale is not None:
             dy = dy + h * dscale
         if dbias is not None:
@@ -215,10 +217,9 @@ class _Cotangent:
             rest = tuple(a for a in pool.axes if shape[a] != 1)
             outer = tuple(a for a in range(x.ndim) if a not in pool.axes and shape[a] == 1)
             g_sum, p_sum = (_moments.contract(t, None, inner) for t in (g, p))
-            q = _moments.contract(p_sum, scale, rest)
+            q = spec.projected(_moments.contract(p_sum, scale, rest), rstd)
             gs = g if scale is None else g * scale
             # dx as a difference of two arrays, and not a multiple of one, for the reason that `_once` gives
-            q = q if math.isinf(spec.limit) else jnp.where(rstd < spec.limit, q, 0)
             if offset is None:
                 dx = gs * rstd - (d * rstd) * (q * rstd * (rstd * share))  # so that nothing over- or underflows
                 dscale = _moments.contract(p_sum, rstd, outer)

@@ -61,14 +61,15 @@ def _parted(x: Pair, axes: tuple[int, ...], bits: int) -> tuple[Array, Array]:
 
 @jax.custom_jvp
 def inverse_root(x: Array) -> Array:
-    """1 / sqrt(x), rounded once, as its derivative nearly is; 0 where `x` is 0."""
+    """1 / sqrt(x), rounded once, as its derivative nearly is; 0 where `x` is 0 or infinite, nan below 0."""
+    plain = (x > 0) & (x < jnp.inf)
     lift = jnp.where(x < 2.0**-50, 2.0**32, jnp.ones((), x.dtype))  # else what is left of a small x is subnormal
-    positive = jnp.where(x > 0, x * lift * lift, 1)
+    positive = jnp.where(plain, x * lift * lift, 1)
     y = 1 / jnp.sqrt(positive)
     root, low = product(positive, y)
     one, rest = product(root, y)
     y = y + 0.5 * y * (((1 - one) - rest) - low * y)  # a step of Newton's method, with what is left of 1 - x y**2
-    return jnp.where(x > 0, y * lift, 0)
+    return jnp.where(plain, y * lift, jnp.where((x == 0) | (x == jnp.inf), 0, jnp.nan))
 
 
 @inverse_root.defjvp
@@ -144,17 +145,17 @@ def _spread_power_jvp(
 
 
 def spread_power(exponent: float, x: Pair, shape: tuple[int, ...]) -> Array:
-    """The square root (0.5) or its inverse (-0.5), 0 where `x` is 0, broadcast to a shape.
+    """The square root (0.5) or its inverse (-0.5), 0 where `x` is 0 and nan where it is none, broadcast to a shape.
 
     The slope, a sum over what it is broadcast along, is rounded once: where a derivative is a multiple of it.
     """
-    positive = x.head > 0
+    positive = (x.head > 0) & (x.head < jnp.inf)
     head = jnp.where(positive, x.head, 1)
     # of 1/4 to 1, and a root of what was taken out: nothing over- or underflows on the way
     half = (elementary.exponent(head) + 1) // 2
     root, inverse = (elementary.two_to_integer(k, head.dtype) for k in (half, -half))
     y = _spread_power(exponent, shape, Pair(*(t * inverse * inverse for t in (head, jnp.where(positive, x.tail, 0)))))
-    return jnp.where(positive, y * (root if exponent > 0 else inverse), 0)
+    return jnp.where(positive, y * (root if exponent > 0 else inverse), jnp.where(x.head == 0, 0, jnp.nan))
 
 
 def _names(spec: str) -> tuple[str, str, str]:

@@ -165,8 +165,8 @@ def local_response_norm(
     exponent of 0.5. Masked channels count as zeros. Arithmetic is in at least float32, and squares neither over- nor
     underflow; the mean square and its power are carried in two parts, so that for mean/std up to 1e6 the result and its
     gradient are within 2e-7 (float32). The backward pass keeps `x` and one number for all channels together. Where `k`
-    and all neighbours are 0, so is the result, with finite gradients. The result is no pure number, so an input with a
-    unit is refused.
+    and all neighbours are 0, so is the result, with finite gradients. A value that is not finite makes its vector nan.
+    The result is no pure number, so an input with a unit is refused.
 
     References
     ----------
@@ -196,6 +196,7 @@ def local_response_norm(
         c = jnp.where((top > 1e-12) & (top < 1e12), 1, power_of_two(top))
         part = values / c
         y = part * (_weight(neighbours, exponent, 1.0, part, c) * c ** (1 + 2 * exponent))
+        y = jnp.where(top < jnp.inf, y, jnp.nan)
         return (y.astype(x.dtype),)
 
     mask = _checks.mask(op, 'where', where, x.shape)
@@ -367,7 +368,7 @@ def global_response_norm(
         length = _root(square)
         seen = None if mask is None else cast(Array, own.size(x, mask)) > 0
         mean = channels.total_in_steps(length) * _moments.reciprocal(channels.size(length, seen)) + least / top
-        y = values + _affine(values * jnp.where(mean > 0, length / jnp.where(mean > 0, mean, 1), 0), scale, bias)
+        y = values + _affine(values * jnp.where(mean == 0, 0, length / jnp.where(mean == 0, 1, mean)), scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
 
     return respond(x, *parameters, mask, ids).reshape(shape)
