@@ -66,6 +66,38 @@ def test_norm_and_activation_save_the_input_and_its_moments(name):
     assert saved(jax.jit(f), x, scale, bias) <= x.nbytes + 3 * 4 * statistics + scale.nbytes + bias.nbytes
 
 
+SHAPED = {  # activations that see more than one element at a time
+    'softmax': 'softmax',
+    'glu': 'glu',
+    'crelu': 'crelu',
+    'slopes': lambda y: F.prelu(y, jnp.linspace(0.1, 0.5, 8)),
+    'along_the_batch': lambda y: jax.nn.softmax(y, 0),
+}
+
+
+@pytest.mark.parametrize('activation', SHAPED.values(), ids=SHAPED)
+@pytest.mark.parametrize('name', [*NORMS, 'ghost_batch_norm_fit'])
+def test_an_activation_sees_the_shape_of_the_input(name, activation):
+    x, *_ = inputs(shape=(6, 4, 8))
+    norm = norm_of(name) if name in NORMS else lambda x, **k: F.ghost_batch_norm_fit(x, virtual_batch_size=3, **k)[0]
+    follow = F.get(activation) if isinstance(activation, str) else activation
+    mask = jnp.arange(6)[:, None, None] < 4
+    for where in (None, mask):
+        kept = True if where is None else where
+        y, pull = jax.vjp(lambda x: norm(x, where=where, activation=activation), x)
+        expected, pull_apart = jax.vjp(lambda x: jnp.where(kept, follow(norm(x, where=where)), 0), x)
+        np.testing.assert_allclose(y, expected, 1e-6, 1e-6)
+        np.testing.assert_allclose(*(p(jnp.cos(y))[0] for p in (pull, pull_apart)), 1e-4, 1e-5)
+
+
+def test_activations_that_do_not_fit():
+    x, *_ = inputs()
+    with pytest.raises(ValueError, match=r'layer_norm: where must broadcast to what the activation returns.*axis'):
+        F.layer_norm(x, activation='glu', where=jnp.ones(x.shape, bool))
+    with pytest.raises(TypeError, match=r'group_norm: activation must return one array, got tuple'):
+        F.group_norm(x, num_groups=2, activation=lambda y: (y, y))
+
+
 def test_what_is_masked_out_stays_zero():
     x, scale, bias = inputs()
     mask = jnp.arange(8) < 5

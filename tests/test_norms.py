@@ -1,5 +1,7 @@
 """What holds for every norm: values and gradients against float64, masks, dtypes, residuals, units, identities."""
 
+import itertools
+
 import brainunit as u
 import cases
 import jax
@@ -78,6 +80,26 @@ def test_value_and_gradients_at_any_mean(case, mean, x64):
     assert error(dscale, wscale) <= 2 * n**0.5 * ROUNDOFF['float32']
     if case.biased:
         assert error(dbias, wbias) <= 2 * n**0.5 * ROUNDOFF['float32']
+
+
+@pytest.mark.parametrize(
+    ('call', 'shape'),
+    [
+        (lambda x: F.batch_norm_fit(x)[0], (1000, 12)),
+        (F.rms_norm, (64, 200)),
+        (F.layer_norm, (64, 250)),
+    ],
+    ids=['batch_norm', 'rms_norm', 'layer_norm'],
+)
+def test_long_sums_of_many_draws(call, shape, x64):
+    # a variance is as exact as its sums: no draw of these may add up its roundings
+    both = jax.jit(lambda g, x: (lambda y, pull: (y, pull(g)[0]))(*jax.vjp(call, x)))
+    for mean, seed in itertools.product((1e0, 1e2, 1e4, 1e6), range(12)):
+        g = np.random.default_rng(1000 + seed).normal(size=shape)
+        x = np.random.default_rng(seed).normal(mean, 1, shape)
+        arrays = jnp.asarray(g, jnp.float32), jnp.asarray(x, jnp.float32)
+        got, exact = both(*arrays), both(*(a.astype(jnp.float64) for a in arrays))
+        assert all(error(a, e) <= 2e-7 for a, e in zip(got, exact, strict=True)), (mean, seed)
 
 
 @each

@@ -13,7 +13,7 @@ from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName
 from . import _moments
 from ._kernel import kernel
 from ._moments import Moments, Pool, wide
-from ._normalization import _NORM, _activation, _affine, _epsilon, _norm, _parameter, _parameters, _Spec, _then
+from ._normalization import _NORM, _affine, _epsilon, _norm, _parameter, _parameters, _Seen, _Spec, _then
 from ._products import inverse_root
 
 #: What the docstrings below need not say.
@@ -61,8 +61,7 @@ class _Batch(NamedTuple):
     def moments(self, x: Array) -> tuple[Array | float, Moments]:
         """How many elements there are a channel, and their moments."""
         size, values = self.pool.size(x, self.mask), wide(x, self.mask)
-        share = _moments.reciprocal(size)
-        return size, _moments.compute(values, self.pool, self.mask, share)
+        return size, _moments.compute(values, self.pool, self.mask, size)
 
     def per_channel(self, op: str, argument: str, value: Any) -> Array:
         """A statistic in the rank of `x`, at least float32."""
@@ -147,7 +146,7 @@ def _given(op: str, b: _Batch, mean: Array, var: Array, epsilon: Any, activation
         y = _affine(_moments.centre(wide(x, where), mean, where) * rstd, scale, bias)
         return ((y if where is None else jnp.where(where, y, 0)).astype(x.dtype),)
 
-    return _then(norm, _activation(op, activation))(b.x, b.scale, b.bias, b.mask)[0]
+    return _then(norm, op, activation)(b.x, b.scale, b.bias, b.mask)[0]
 
 
 @kernel(unit_out=(0, 1, 2), family=_BATCH)
@@ -189,7 +188,7 @@ def batch_norm_fit(
     b = _batch(op, x, scale, bias, axis, where, (axis_name, axis_index_groups))
     _several(op, b)
     norm = partial(_norm, _Spec(b.pool, _epsilon(op, epsilon)))
-    y, *found = _then(norm, _activation(op, activation))(b.x, b.scale, b.bias, b.mask)
+    y, *found = _then(norm, op, activation)(b.x, b.scale, b.bias, b.mask)
     return y, *(m.squeeze(b.pool.axes) for m in found)
 
 
@@ -282,7 +281,7 @@ def batch_norm_update(
     if _checks.flag(op, 'fit', fit):
         _several(op, b)
         norm = partial(_norm, _Spec(b.pool, _epsilon(op, epsilon)))
-        y, *found = _then(norm, _activation(op, activation))(b.x, b.scale, b.bias, b.mask)
+        y, *found = _then(norm, op, activation)(b.x, b.scale, b.bias, b.mask)
         count = b.pool.size(b.x, b.mask)
         (mean, var), _ = _averaged((mean, var), found, weight, count, _checks.flag(op, 'unbiased', unbiased))
     else:
@@ -356,7 +355,7 @@ def batch_renorm_fit(
     d = jnp.clip(((found.shift - mean) + found.offset) * rstd, -dmax, dmax)
     r, d = jax.lax.stop_gradient((r.astype(found.var.dtype), d.astype(found.var.dtype)))
     gain, shift = jnp.broadcast_arrays(_affine(r, b.scale, None), _affine(d, b.scale, b.bias))
-    y, *moments = _then(partial(_norm, spec), _activation(op, activation))(b.x, gain, shift, b.mask)
+    y, *moments = _then(partial(_norm, spec), op, activation)(b.x, gain, shift, b.mask)
     return y, *(m.squeeze(b.pool.axes) for m in moments)
 
 
@@ -442,10 +441,11 @@ def ghost_batch_norm_fit(
     if mask is None:
         _checks.several(op, count, ghosts.shape[1:], b.channel, 'a larger virtual_batch_size')
     norm = partial(_norm, _Spec(pool, _epsilon(op, epsilon)))
-    y, *found = _then(norm, _activation(op, activation))(ghosts, split(b.scale), split(b.bias), mask)
+    norm = _then(norm, op, activation, seen=_Seen(b.x.shape, b.mask))
+    y, *found = norm(ghosts, split(b.scale), split(b.bias), mask)
     averages = _moments.average(list(found), count, Pool((0,), b.pool.axis_name))
     mean, var = (m.squeeze((0, *pool.axes)) for m in averages)
-    return y.reshape(b.x.shape), mean, var
+    return y, mean, var
 
 
 def _virtual(op: str, x: Array, axis_name: AxisName | None, size: Any) -> tuple[int, AxisName | None, Any]:

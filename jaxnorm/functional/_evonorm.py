@@ -77,8 +77,8 @@ def _b0(
             own = _variance_and(least, values, pool, mask)
             if var is not None:
                 return wide(var), rounded(wide(var), jnp.asarray(least, own.head.dtype)), own
-            share = _moments.reciprocal(batch.size(values, mask))
-            shown = _moments.compute(values, batch, mask, share).reported(share)[1]
+            count = batch.size(values, mask)
+            shown = _moments.compute(values, batch, mask, count).reported(count)[1]
             return shown, _variance_and(least, values, batch, mask), own
 
         shown, *squares = measure(values)

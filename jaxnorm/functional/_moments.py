@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from .._typing import Array, ArrayLike, AxisGroups, AxisName
 from . import _products
-from ._elementary import exact_product, format_of
+from ._elementary import exact_product, format_of, number, product
 from ._kernel import compute_dtype, computed_once
 from ._linear import linear
 from ._products import Pair, single, times
@@ -62,15 +62,26 @@ class Pool(NamedTuple):
             return here * float(jax.lax.psum(1, self.axis_name) if self.groups is None else len(self.groups[0]))
         return self.total(jnp.full_like(x, 1, compute_dtype(x.dtype)))
 
-    def total_in_steps(self, x: Array, few: int = 0) -> Array:
-        """The total, with fewer roundings on the way."""
-        first = _order(x, self.axes)[0]
-        return self.total(x if first < x.ndim - 1 and x.shape[first] <= few else _in_steps(x, first))
+    def total_in_steps(self, x: Array, few: int = 0) -> Pair:
+        """The total, with fewer roundings on the way: the last of the steps is exact."""
+        first, *others = _order(x, self.axes)
+        last, partial = (first, *others)[-1], x
+        if first == x.ndim - 1 or x.shape[first] > few:
+            partial = _in_steps(x, first)
+        if others:
+            partial = _in_steps(jax.lax.optimization_barrier(_sum(partial, (first, *others[:-1]))), last)
+        if partial is x:
+            return single(self.total(x))
+        head, tail = _products.total(partial, (last,))
+        return self._pair_over_names(Pair(head, jnp.where(jnp.isfinite(head), tail, 0)))
 
     def total_exactly(self, x: Array, plus: ArrayLike) -> Pair:
         """The total and a little more, to twice the digits."""
-        most, rest = map(self._over_names, _products.total(x, self.axes))
+        most, rest = self._pair_over_names(_products.total(x, self.axes))
         return _products.rounded(most, rest + plus)
+
+    def _pair_over_names(self, total: Pair) -> Pair:
+        return Pair(*map(self._over_names, total))
 
 
 class SegmentPool(NamedTuple):
@@ -106,9 +117,9 @@ class SegmentPool(NamedTuple):
         totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
         return totals.transpose([order.index(a) for a in range(x.ndim)])
 
-    def total_in_steps(self, x: Array, few: int = 0) -> Array:
-        """The total, with one rounding: a sum of a segment adds one term after the other."""
-        return self.total_exactly(x, 0).head
+    def total_in_steps(self, x: Array, few: int = 0) -> Pair:
+        """The total, to twice the digits: a sum of a segment adds one term after the other."""
+        return self.total_exactly(x, 0)
 
     def total_exactly(self, x: Array, plus: ArrayLike) -> Pair:
         """The total and a little more, to twice the digits."""
@@ -197,12 +208,12 @@ class Moments(NamedTuple):
     offset: Array
     var: Array
 
-    def reported(self, share: Array | float) -> tuple[Array, Array]:
+    def reported(self, count: Array | float) -> tuple[Array, Array]:
         """(mean, variance) as a user sees them: nan, not 0, where nothing was counted."""
         mean, var = self.shift + self.offset, self.var
-        if isinstance(share, float) and share:
+        if isinstance(count, float) and count:
             return mean, var
-        return jnp.where(share > 0, mean, jnp.nan), jnp.where(share > 0, var, jnp.nan)
+        return jnp.where(count > 0, mean, jnp.nan), jnp.where(count > 0, var, jnp.nan)
 
 
 def reciprocal(count: Array | float) -> Array | float:
@@ -245,8 +256,21 @@ def steady(mean: Array) -> Array:
     return jax.lax.bitcast_convert_type(bits, mean.dtype)
 
 
-def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Array | float) -> Moments:
-    """The moments of `x`, given wide, over the pool, of which each element is a `share`."""
+def mean_of(total: Pair, count: Array | float) -> Array:
+    """A total of squares by what it was counted over, rounded once; 0 for an empty pool. An infinite total stays."""
+    head, tail = total
+    if isinstance(count, float):
+        share, rest = number(cast(float, reciprocal(count)), head.dtype)
+    else:
+        share = cast(Array, reciprocal(count))
+        whole, part = product(share, jnp.maximum(count, 1))
+        rest = ((1 - whole) - part) * share
+    return head * share + (jnp.minimum(head, jnp.finfo(head.dtype).max) * rest + tail * share)
+
+
+def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float) -> Moments:
+    """The moments of `x`, given wide, over the pool of so many elements."""
+    share = reciprocal(count)
     shift = kept(steady(pool.total(x) * share))
     again = shift
     # else `x - shift` is taken for one in both sums, and stored: which costs less only for sums over axes in the middle
@@ -255,7 +279,7 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, share: Arra
     offset = kept(pool.total(centre_to_sum(x, shift, where)) * share)
     d = centre_to_sum(x, again, where)
     # the offset is far below one standard deviation, so nothing cancels in this difference
-    var = jnp.maximum(pool.total_in_steps(d * d, _FEW) * share - offset * offset, 0)
+    var = jnp.maximum(mean_of(pool.total_in_steps(d * d, _FEW), count) - offset * offset, 0)
     return Moments(shift, offset, kept(var))
 
 
@@ -266,8 +290,7 @@ def mean_of_squares(x: Array, pool: Pool | SegmentPool, count: Array | float, pl
 
 def variance_and(epsilon: float, x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float) -> Pair:
     """The variance plus epsilon, to twice the digits: where all of a slope is a multiple of its power."""
-    share = reciprocal(count)
-    shift, offset, _ = compute(x, pool, where, share)
+    shift, offset, _ = compute(x, pool, where, count)
     d = centre(x, shift, where)
     var = mean_of_squares(d, pool, count, (epsilon - offset * offset) * count)
     least = jnp.asarray(epsilon, x.dtype)
@@ -280,9 +303,9 @@ def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Ar
     return pool.total(centre_to_sum(x, shift, where)) * share
 
 
-def mean_square(x: Array, pool: Pool | SegmentPool, share: Array | float) -> Moments:
+def mean_square(x: Array, pool: Pool | SegmentPool, count: Array | float) -> Moments:
     """The mean of x², in place of the variance, for norms that do not centre."""
-    square = kept(pool.total_in_steps(x * x) * share)
+    square = kept(mean_of(pool.total_in_steps(x * x), count))
     return Moments(jnp.zeros_like(square), jnp.zeros_like(square), square)
 
 

@@ -34,9 +34,9 @@ class _Spec:
     counted: tuple[int, int] | None = None  # (axis, n): statistics of the first n along the axis; None is all
     length: bool = False  # a sum of squares in place of their mean; epsilon is then the least length
 
-    def share(self, pool: Pool | SegmentPool, x: Array, where: Array | None) -> Array | float:
-        """Of one element in a statistic."""
-        return 1.0 if self.length else _moments.reciprocal(pool.size(x, where))
+    def count(self, pool: Pool | SegmentPool, x: Array, where: Array | None) -> Array | float:
+        """What a sum is divided by for a statistic."""
+        return 1.0 if self.length else pool.size(x, where)
 
     @property
     def limit(self) -> float:
@@ -91,18 +91,18 @@ def _plain(
     values = wide(x, where)
     pool = spec.pool if segment_ids is None else SegmentPool(spec.pool, segment_ids)
     sample, mask = (_first(a, spec.counted) for a in (values, where))
-    share = spec.share(pool, sample, mask)
+    count = spec.count(pool, sample, mask)
     # squares of lengths stay in range, and nothing is rounded for it
     lift = 1 / power_of_two(_moments.largest(sample, spec.pool)) if spec.length else None
     if spec.centred:
-        found = _moments.compute(sample, pool, mask, share)
+        found = _moments.compute(sample, pool, mask, count)
     else:
-        found = _moments.mean_square(sample if lift is None else sample * lift, pool, share)
+        found = _moments.mean_square(sample if lift is None else sample * lift, pool, count)
     (rstd,) = computed_once(_rstd(spec, found.var, lift))
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
     y = _once(_affine(d * rstd, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)
-    return _Norm(y.astype(x.dtype), *found.reported(share), found.shift, rstd)
+    return _Norm(y.astype(x.dtype), *found.reported(count), found.shift, rstd)
 
 
 def _first(a: Any, counted: tuple[int, int] | None) -> Any:
@@ -165,7 +165,7 @@ class _Tangent:
         x, shift, rstd, scale, where = self.rule.unpack(residuals)
         dx, dscale, dbias = operands
         spec, pool, centred = self.rule.spec, self.rule.spec.pool, self.rule.spec.centred
-        share = spec.share(pool, x, where)
+        share = _moments.reciprocal(spec.count(pool, x, where))
         d = self.rule.centred(x, shift, where)
         if centred:
             d = _moments.centre(d, pool.total(d) * share, where)
@@ -203,7 +203,7 @@ class _Cotangent:
         x, shift, rstd, scale, where = self.rule.unpack(residuals)
         g, gmean, gvar = operands
         spec, pool, centred = self.rule.spec, self.rule.spec.pool, self.rule.spec.centred
-        share = spec.share(pool, x, where)
+        share = _moments.reciprocal(spec.count(pool, x, where))
         d = self.rule.centred(x, shift, where)
         offset = _moments.offset_of(wide(x, where), shift, where, pool, share) if centred else None
         zero = jnp.zeros_like(d)
@@ -256,15 +256,34 @@ def _norm(
     return _keep_moments(lambda *arrays: tuple(_plain(spec, *arrays)[:3]))(x, scale, bias, where, segment_ids)
 
 
+class _Seen(NamedTuple):
+    """An input and its mask as a user has them, where a norm takes them in another shape."""
+
+    shape: tuple[int, ...]
+    mask: Array | None
+
+
 def _then(
-    norm: Callable[..., Any], activation: Callable[[Array], Array] | None, cast_before: bool = False
+    norm: Callable[..., Any],
+    op: str,
+    activation: Any,
+    cast_before: bool = False,
+    seen: _Seen | None = None,
 ) -> Callable[..., Any]:
     """`norm(x, scale, bias, where, *rest) -> (y, ...)` with what may follow, of which nothing is saved.
 
-    With `cast_before` scale and bias come in after the rounding to the dtype of `x`.
+    With `cast_before` scale and bias come in after the rounding to the dtype of `x`. The result, and what the
+    activation takes, has the shape that is `seen`.
     """
+    activation = _activation(op, activation)
+
+    def back(y: Array) -> Array:
+        return y if seen is None else y.reshape(seen.shape)
+
     if activation is None and not cast_before:
-        return norm
+        if seen is None:
+            return norm
+        return lambda *arrays: (lambda y, *more: (back(y), *more))(*norm(*arrays))
 
     @_keep_moments
     def composed(x: Array, scale: Array | None, bias: Array | None, where: Array | None, *rest: Any) -> Any:
@@ -273,10 +292,31 @@ def _then(
             y = _affine(y, *(None if p is None else p.astype(y.dtype) for p in (scale, bias)))
         else:
             y, *more = norm(x, scale, bias, where, *rest)
-        y = y if activation is None else activation(y)
-        return y if where is None else jnp.where(where, y, 0), *more
+        y = back(y)
+        y = y if activation is None else _activated(op, activation, y)
+        mask = where if seen is None else seen.mask
+        return y if mask is None else jnp.where(_mask_after(op, mask, y.shape), y, 0), *more
 
     return composed
+
+
+def _activated(op: str, activation: Callable[[Array], Array], y: Array) -> Array:
+    result = activation(y)
+    if not isinstance(result, jax.Array):
+        raise TypeError(
+            f'{op}: activation must return one array, got {_checks.describe(result)}; pass a function of one array.'
+        )
+    return result
+
+
+def _mask_after(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
+    """The mask of what an activation returned."""
+    if not _checks.broadcasts(mask.shape, shape):
+        raise ValueError(
+            f'{op}: where must broadcast to what the activation returns, of the shape {shape}, got {mask.shape}; give '
+            'it the size 1 along the axis that the activation changes, or apply the activation after the norm.'
+        )
+    return mask
 
 
 def _activation(op: str, activation: Any) -> Callable[[Array], Array] | None:
@@ -323,6 +363,7 @@ def _of_samples(
     options: _Options,
     centred: bool = True,
     counted: tuple[int, int] | None = None,
+    seen: _Seen | None = None,
 ) -> Array:
     """A norm over axes of `x`, of whose rank all arrays are."""
     pool = _pool(op, axes, options.axis_name, options.axis_index_groups)
@@ -332,9 +373,8 @@ def _of_samples(
         scale = wide(scale) + offset
     where = _of_segments(where, segment_ids, axes)
     before = _checks.one_of(op, 'cast', options.cast, ('after', 'before')) == 'before'
-    return _then(partial(_norm, spec), _activation(op, options.activation), before)(x, scale, bias, where, segment_ids)[
-        0
-    ]
+    norm = _then(partial(_norm, spec), op, options.activation, before, seen)
+    return norm(x, scale, bias, where, segment_ids)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -909,9 +949,9 @@ def _grouped(
             f'got {reduction_axes}; leave it out to reduce all but the batch.'
         )
     axes = tuple(a + (a >= channel) for a in reduced)
+    seen = _Seen(x.shape, _of_segments(mask, ids, reduced))
     parts, scale, bias, mask, ids = (_split(groups, channel, a) for a in (x, scale, bias, mask, ids))
-    y = _of_samples(op, cast(Array, parts), axes, scale, bias, mask, ids, options)
-    return y.reshape(x.shape)
+    return _of_samples(op, cast(Array, parts), axes, scale, bias, mask, ids, options, seen=seen)
 
 
 @kernel(unit_out=0, family=_NORM)

@@ -48,7 +48,7 @@ def weight_length(w: ArrayLike, *, axis: Axes | None = -1) -> Array:
     """The Euclidean norm of each output's weights, one value for each element of `axis`: the `g` of a weight."""
     w = cast(Array, w)
     _, over, n = _fan_in('weight_norm', 'w', w, axis)
-    square = _moments.mean_square(wide(w), Pool(over), _moments.reciprocal(float(n))).var
+    square = _moments.mean_square(wide(w), Pool(over), float(n)).var
     return jnp.sqrt(square.squeeze(over)) * math.sqrt(n)
 
 

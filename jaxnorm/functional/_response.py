@@ -17,7 +17,6 @@ from ._kernel import kernel
 from ._moments import Pool, SegmentPool, Window, wide
 from ._normalization import (
     _NORM,
-    _activation,
     _affine,
     _channels,
     _epsilon,
@@ -200,7 +199,7 @@ def local_response_norm(
         return (y.astype(x.dtype),)
 
     mask = _checks.mask(op, 'where', where, x.shape)
-    return _then(respond, _activation(op, activation))(x, None, None, mask)[0]
+    return _then(respond, op, activation)(x, None, None, mask)[0]
 
 
 def _unit(
@@ -210,7 +209,7 @@ def _unit(
     axes = _checks.axes(op, 'axis', axis, x.ndim)
     spec = _Spec(_pool(op, axes, *names), _epsilon(op, epsilon), centred=False, length=True)
     scale, mask = _parameter(op, 'scale', scale, x.shape, axes), _checks.mask(op, 'where', where, x.shape)
-    return _then(partial(_norm, spec), _activation(op, activation))(x, scale, None, mask)[0]
+    return _then(partial(_norm, spec), op, activation)(x, scale, None, mask)[0]
 
 
 @kernel(unit_out=0, family=_NORM)
@@ -367,7 +366,7 @@ def global_response_norm(
         square = _moments.mean_square(values / top, own, 1.0).var
         length = _root(square)
         seen = None if mask is None else cast(Array, own.size(x, mask)) > 0
-        mean = channels.total_in_steps(length) * _moments.reciprocal(channels.size(length, seen)) + least / top
+        mean = _moments.mean_of(channels.total_in_steps(length), channels.size(length, seen)) + least / top
         y = values + _affine(values * jnp.where(mean == 0, 0, length / jnp.where(mean == 0, 1, mean)), scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
 

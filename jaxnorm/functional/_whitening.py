@@ -14,7 +14,7 @@ from ._elementary import product
 from ._kernel import kernel
 from ._linear import linear
 from ._moments import Pool, wide
-from ._normalization import _NORM, _activation, _affine, _epsilon, _groups, _keep_moments, _parameters, _pool, _then
+from ._normalization import _NORM, _affine, _epsilon, _groups, _keep_moments, _parameters, _pool, _then
 from ._products import Pair, add, inverse_root, power_of_two, rounded, single, times
 
 
@@ -150,7 +150,7 @@ def _measure(x: Array, mask: Array | None, channel: int, groups: tuple[int, int]
     rows = wide(_rows(x, channel), counted)
     size = pool.size(rows[:, :1], counted)
     share = _moments.reciprocal(size)
-    found = _moments.compute(rows, pool, counted, share)
+    found = _moments.compute(rows, pool, counted, size)
     d = _moments.centre(rows, found.shift, counted)
     # squares stay in range, and nothing is rounded
     top = jnp.maximum(_moments.largest(d, pool).reshape(groups).max(1), least**0.5)
@@ -231,7 +231,7 @@ def iterative_norm(
         y = _affine(_back(_whiten(rows, single(wide(whitening))), x, channel), scale, bias)
         return ((y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype),)
 
-    return _then(whiten, _activation(op, activation))(x, scale, bias, mask)[0]
+    return _then(whiten, op, activation)(x, scale, bias, mask)[0]
 
 
 @kernel(unit_out=(0, 1, -1), family=_NORM)
@@ -333,9 +333,9 @@ def iterative_norm_fit(
         whitening, share = p.head * (rtrace * batch.unit)[:, None, None], _moments.reciprocal(batch.size)
         if not isinstance(share, float) or not share:
             whitening = jnp.where(jnp.reshape(share, ()) > 0, whitening, jnp.nan)
-        return y, batch.found.reported(share)[0].reshape(-1), whitening
+        return y, batch.found.reported(batch.size)[0].reshape(-1), whitening
 
-    return _then(fit, _activation(op, activation))(x, scale, bias, mask)
+    return _then(fit, op, activation)(x, scale, bias, mask)
 
 
 # ---------------------------------------------------------------------------------------------------------------
