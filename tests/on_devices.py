@@ -72,10 +72,27 @@ def plain_jit():
         same('its evaluation', apply(x), alone(X))
 
 
+def explicit():
+    """The type of a batch says where it lies, as by default in meshes of `jax.make_mesh`."""
+    devices = jax.make_mesh((8,), ('devices',))
+    x = jax.device_put(X, NamedSharding(devices, P('devices')))
+    norms = {
+        'layer_norm': lambda v: F.layer_norm(v, SCALE, BIAS, where=MASK),
+        'group_norm': lambda v: F.group_norm(v, SCALE, BIAS, num_groups=2, activation='gelu'),
+        'batch_norm_fit': lambda v: F.batch_norm_fit(v, SCALE, BIAS)[0],
+        'unit_norm': F.unit_norm,
+        'weight_norm': lambda v: F.weight_norm(v[:, 0], SCALE),
+    }
+    for name, norm in norms.items():
+        wanted = jax.jit(norm)(X), gradient(norm)(X)
+        with jax.set_mesh(devices):
+            same(f'{name} of an explicit sharding', (jax.jit(norm)(x), gradient(norm)(x)), wanted, 1e-5)
+
+
 def nothing_moves():
     """Norms of single samples and activations over an axis need nothing of other devices."""
     x = jax.device_put(X, NamedSharding(mesh(), P('devices')))
-    function = lambda v: F.log_softmax(F.instance_norm(F.layer_norm(v))).sum() + F.logsumexp(v).sum()
+    function = lambda v: F.log_softmax(F.instance_norm(F.layer_norm(v))).sum() + F.logsumexp(v, axis=-1).sum()
     program = jax.jit(jax.grad(function)).lower(x).compile().as_text()
     moves = [
         name for name in ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute') if f' {name}(' in program
@@ -169,6 +186,7 @@ def unknown_name():
 def eight():
     assert jax.device_count() == 8, jax.devices()
     plain_jit()
+    explicit()
     nothing_moves()
     named_axis()
     ghosts()

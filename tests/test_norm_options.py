@@ -77,17 +77,16 @@ SHAPED = {  # activations that see more than one element at a time
 
 @pytest.mark.parametrize('activation', SHAPED.values(), ids=SHAPED)
 @pytest.mark.parametrize('name', [*NORMS, 'ghost_batch_norm_fit'])
-def test_an_activation_sees_the_shape_of_the_input(name, activation):
+@pytest.mark.parametrize('where', [None, jnp.arange(6)[:, None, None] < 4], ids=['whole', 'masked'])
+def test_an_activation_sees_the_shape_of_the_input(name, activation, where):
     x, *_ = inputs(shape=(6, 4, 8))
     norm = norm_of(name) if name in NORMS else lambda x, **k: F.ghost_batch_norm_fit(x, virtual_batch_size=3, **k)[0]
     follow = F.get(activation) if isinstance(activation, str) else activation
-    mask = jnp.arange(6)[:, None, None] < 4
-    for where in (None, mask):
-        kept = True if where is None else where
-        y, pull = jax.vjp(lambda x: norm(x, where=where, activation=activation), x)
-        expected, pull_apart = jax.vjp(lambda x: jnp.where(kept, follow(norm(x, where=where)), 0), x)
-        np.testing.assert_allclose(y, expected, 1e-6, 1e-6)
-        np.testing.assert_allclose(*(p(jnp.cos(y))[0] for p in (pull, pull_apart)), 1e-4, 1e-5)
+    kept = True if where is None else where
+    y, pull = jax.vjp(lambda x: norm(x, where=where, activation=activation), x)
+    expected, pull_apart = jax.vjp(lambda x: jnp.where(kept, follow(norm(x, where=where)), 0), x)
+    np.testing.assert_allclose(y, expected, 1e-6, 1e-6)
+    np.testing.assert_allclose(*(p(jnp.cos(y))[0] for p in (pull, pull_apart)), 1e-4, 1e-5)
 
 
 def test_activations_that_do_not_fit():
@@ -289,9 +288,26 @@ def test_segments_in_layers():
         np.testing.assert_array_equal(layer(x, segment_ids=IDS), norm(x, segment_ids=IDS))
 
 
+def test_segments_of_any_numbers():
+    x, *_ = inputs(shape=(2, 3, 4, 8))
+    # of features alone, where an id parts nothing; over two axes at once; of numbers that are no places
+    tokens = jnp.asarray([[0, 1, 2], [3, 90000, 1]])[:, :, None, None]
+    np.testing.assert_allclose(F.layer_norm(x, segment_ids=tokens), F.layer_norm(x), 1e-5, 1e-6)
+    corners = jnp.asarray([[7, 7, 1, 1], [2, 2, 90000, 3], [5, 5, 90000, 4]])[None, :, :, None]
+    y = F.instance_norm(x, segment_ids=corners)
+    np.testing.assert_allclose(y[:, 1:, 2:3], F.instance_norm(x[:, 1:, 2:3]), 1e-4, 1e-5)
+    np.testing.assert_allclose(y[:, 2:, :2], F.instance_norm(x[:, 2:, :2]), 1e-4, 1e-5)
+
+
+def test_a_part_of_the_features_in_segments():
+    with pytest.raises(ValueError, match=r'rms_norm: segment_ids must be the same along axis 1 where partial'):
+        F.rms_norm(jnp.ones((2, 8)), partial=0.5, segment_ids=jnp.arange(8))
+
+
 def test_segments_over_a_named_axis():
     x, *_ = inputs()
-    halves, ids = x.reshape(2, 2, 3, 8), IDS.reshape(2, 2, 3, 1)
+    numbers = jnp.where(IDS == 2, 5, IDS)  # more than a half has places
+    halves, ids = x.reshape(2, 2, 3, 8), numbers.reshape(2, 2, 3, 1)
     f = jax.vmap(lambda v, i: F.instance_norm(v, segment_ids=i, axis_name='part'), (1, 1), 1, axis_name='part')
     np.testing.assert_allclose(f(halves, ids).reshape(x.shape), F.instance_norm(x, segment_ids=IDS), 1e-5, 1e-6)
 

@@ -88,8 +88,10 @@ def test_value_and_gradients_at_any_mean(case, mean, x64):
         (lambda x: F.batch_norm_fit(x)[0], (1000, 12)),
         (F.rms_norm, (64, 200)),
         (F.layer_norm, (64, 250)),
+        (F.layer_norm, (40, 31)),
+        (F.layer_norm, (40, 65)),
     ],
-    ids=['batch_norm', 'rms_norm', 'layer_norm'],
+    ids=['batch_norm', 'rms_norm', 'layer_norm', 'a prime', 'few divisors'],
 )
 def test_long_sums_of_many_draws(call, shape, x64):
     # a variance is as exact as its sums: no draw of these may add up its roundings
@@ -100,6 +102,21 @@ def test_long_sums_of_many_draws(call, shape, x64):
         arrays = jnp.asarray(g, jnp.float32), jnp.asarray(x, jnp.float32)
         got, exact = both(*arrays), both(*(a.astype(jnp.float64) for a in arrays))
         assert all(error(a, e) <= 2e-7 for a, e in zip(got, exact, strict=True)), (mean, seed)
+
+
+@pytest.mark.parametrize('size', [1e17, 1e-17])
+def test_sums_of_very_many_squares(size):
+    # 65536 squares of numbers of size 1e17 are no number of 32 bits, and their mean is one
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2**16)) * size, jnp.float32)
+    for norm in (
+        lambda x: F.layer_norm(x, epsilon=0.0),
+        lambda x: F.rms_norm(x, epsilon=0.0),
+        lambda x: F.batch_norm_fit(x.reshape(-1, 1), epsilon=0.0)[0],
+        lambda x: F.weight_norm(x, jnp.full(1, 256.0), axis=0),
+    ):
+        y, slope = jax.jit(jax.value_and_grad(lambda x, n=norm: (n(x) ** 4).sum() / x.size))(x)
+        assert 2.9 < y < 3.1, y  # the fourth moment of a normal distribution is 3
+        assert 0 < jnp.abs(slope).max() * size < 1
 
 
 @each

@@ -820,9 +820,8 @@ def test_what_is_not_finite_is_never_made_a_number(name):
     np.testing.assert_array_equal(spoiled[1, not alone :], expected[1, not alone :])
     infinite = call(good.at[0, 0].set(jnp.inf))
     assert not jnp.isfinite(infinite[0, 0])
-    # beside an infinite value, all else of its row is 0 or unknown (global response norm adds what came)
-    if name != 'global_response_norm':
-        assert (jnp.isnan(infinite[0, 1:count]) | (infinite[0, 1:count] == 0)).all()
+    # beside an infinite value, all else of its row is 0 or unknown
+    assert (jnp.isnan(infinite[0, 1:count]) | (infinite[0, 1:count] == 0)).all()
 
 
 def test_a_given_variance_that_is_none():

@@ -148,6 +148,12 @@ def test_leading_vector(w):
     np.testing.assert_allclose(sigma, np.linalg.norm(w, 2), 1e-6)
 
 
+@pytest.mark.parametrize('number', [jnp.nan, jnp.inf])
+def test_a_weight_that_is_not_finite_is_not_made_zero(number):
+    w, _, sigma = F.spectral_norm(jnp.array([[number, 1.0], [2.0, 3.0]]), jnp.ones(2))
+    assert jnp.isnan(w).all() and jnp.isnan(sigma)
+
+
 @pytest.mark.parametrize('size', [1e17, 1e-17])
 def test_extreme_sizes(size):
     w, start = weight(), weight(shape=(16,), seed=2)

@@ -66,7 +66,7 @@ class Pool(NamedTuple):
         """The total, with fewer roundings on the way: the last of the steps is exact."""
         first, *others = _order(x, self.axes)
         last, partial = (first, *others)[-1], x
-        if first == x.ndim - 1 or x.shape[first] > few:
+        if first == x.ndim - 1 or not others or x.shape[first] > few:
             partial = _in_steps(x, first)
         if others:
             partial = _in_steps(jax.lax.optimization_barrier(_sum(partial, (first, *others[:-1]))), last)
@@ -87,8 +87,8 @@ class Pool(NamedTuple):
 class SegmentPool(NamedTuple):
     """A pool that is parted: a statistic is taken over the elements of one id, and stands at each of them.
 
-    `ids` has the rank of the array; along pooled axes where its size is 1 nothing is parted. Negative ids, and those
-    above the number of places, are those of no segment; they are to be masked out as well.
+    `ids` has the rank of the array; along pooled axes where its size is 1 nothing is parted. What is of no segment has
+    negative ids; it is to be masked out as well.
     """
 
     pool: Pool
@@ -108,14 +108,21 @@ class SegmentPool(NamedTuple):
         order = (*apart, *parted, *alike)
         moved = x.transpose(order)
         rows = moved.reshape(math.prod(x.shape[a] for a in apart), math.prod(x.shape[a] for a in parted), -1)
-        places = rows.shape[1]
-        at = ids.transpose(order).reshape(rows.shape[:2])
-        at = jnp.where((at < 0) | (at > places), places + 1, at)
-        sums = jax.vmap(lambda r, i: jax.ops.segment_sum(r, i, places + 2))(rows, at)
+        at, segments = self._places(ids.transpose(order).reshape(rows.shape[:2]))
+        sums = jax.vmap(lambda r, i: jax.ops.segment_sum(r, i, segments))(rows, at)
         if self.pool.axis_name is not None:
             sums = over_names(sums, self.pool.axis_name, self.pool.groups)
         totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
         return totals.transpose([order.index(a) for a in range(x.ndim)])
+
+    def _places(self, ids: Array) -> tuple[Array, int]:
+        """Ids by their rank among those of a row, on all devices, and how many there may be."""
+        known, name = ids, self.pool.axis_name
+        if name is not None:
+            known = jnp.moveaxis(jax.lax.all_gather(ids, name), 0, 1).reshape(len(ids), -1)
+        known = jnp.sort(known, 1)
+        ranks = jnp.pad(jnp.cumsum(known[:, 1:] != known[:, :-1], 1), ((0, 0), (1, 0)))
+        return jnp.take_along_axis(ranks, jax.vmap(jnp.searchsorted)(known, ids), 1), known.shape[1]
 
     def total_in_steps(self, x: Array, few: int = 0) -> Pair:
         """The total, to twice the digits: a sum of a segment adds one term after the other."""
@@ -166,8 +173,10 @@ def _totals_jvp(pool: Pool, primals: tuple[Array, Array], tangents: tuple[Array,
 _VECTORIZED = 256
 
 
-#: So many squares of centred values may be added one after the other.
+#: So many squares of centred values may be added one after the other, where other axes follow.
 _FEW = 32
+#: So many squares of numbers of size 1e17 are still a number when added up.
+_MANY = 2**14
 #: A last axis shorter than this leaves most of a register empty.
 _VECTOR = 64
 
@@ -185,11 +194,24 @@ def _split(n: int) -> int:
 def _in_steps(x: Array, axis: int) -> Array:
     """Sum the axis down to about the root of its size: n terms one after the other lose up to n roundings."""
     n = x.shape[axis]
-    outer = _split(n)
-    if outer == 1 or (axis == x.ndim - 1 and n >= _VECTORIZED):
+    if n < 4 or (axis == x.ndim - 1 and n >= _VECTORIZED) or _laid_out(x, [axis]):
         return x
-    parts = x.reshape(*x.shape[:axis], outer, n // outer, *x.shape[axis + 1 :])
-    return jax.lax.optimization_barrier(jnp.sum(parts, axis + 1))  # else the compiler makes it one sum again
+    outer, rest = _split(n), 0
+    if outer * outer * 4 < n:  # no divisor near the root: what is left over is a term of its own
+        outer = math.isqrt(n)
+        rest = n % outer
+    whole = jax.lax.slice_in_dim(x, 0, n - rest, axis=axis) if rest else x
+    parts = jnp.sum(whole.reshape(*x.shape[:axis], outer, (n - rest) // outer, *x.shape[axis + 1 :]), axis + 1)
+    if rest:
+        left = jnp.sum(jax.lax.slice_in_dim(x, n - rest, n, axis=axis), axis, keepdims=True)
+        parts = jnp.concatenate([parts, left], axis)
+    return jax.lax.optimization_barrier(parts)  # else the compiler makes it one sum again
+
+
+def _laid_out(x: Array, axes: Sequence[int]) -> bool:
+    """Whether some axes are laid out over devices by the type, where a reshape has to say how (explicit sharding)."""
+    sharding = getattr(jax.typeof(x), 'sharding', None)
+    return sharding is not None and any(s is not None for a, s in enumerate(sharding.spec) if a in axes)
 
 
 def _sum(x: Array, axes: tuple[int, ...]) -> Array:
@@ -256,15 +278,27 @@ def steady(mean: Array) -> Array:
     return jax.lax.bitcast_convert_type(bits, mean.dtype)
 
 
-def mean_of(total: Pair, count: Array | float) -> Array:
-    """A total of squares by what it was counted over, rounded once; 0 for an empty pool. An infinite total stays."""
+def _squares(x: Array, pool: Pool | SegmentPool) -> tuple[Array, float]:
+    """x², or such a part of it that sums of many squares are still numbers, and which part that is."""
+    n = math.prod(x.shape[a] for a in pool.axes)
+    scale = 2.0 ** -math.ceil(math.log2(max(n / _MANY, 1)) / 2)
+    x = x if scale == 1 else x * scale
+    return x * x, scale * scale
+
+
+def mean_of(total: Pair, count: Array | float, part: float = 1.0) -> Array:
+    """A total of such a part of squares by what it was counted over, rounded once; 0 for an empty pool.
+
+    An infinite total stays.
+    """
     head, tail = total
     if isinstance(count, float):
-        share, rest = number(cast(float, reciprocal(count)), head.dtype)
+        share, rest = number(cast(float, reciprocal(count)) / part, head.dtype)
     else:
         share = cast(Array, reciprocal(count))
-        whole, part = product(share, jnp.maximum(count, 1))
-        rest = ((1 - whole) - part) * share
+        whole, low = product(share, jnp.maximum(count, 1))
+        rest = ((1 - whole) - low) * share / part
+        share = share / part
     return head * share + (jnp.minimum(head, jnp.finfo(head.dtype).max) * rest + tail * share)
 
 
@@ -277,15 +311,17 @@ def compute(x: Array, pool: Pool | SegmentPool, where: Array | None, count: Arra
     if pool.axes in _ends(x.ndim, len(pool.axes)):
         (again,) = computed_once(shift)
     offset = kept(pool.total(centre_to_sum(x, shift, where)) * share)
-    d = centre_to_sum(x, again, where)
+    squares, part = _squares(centre_to_sum(x, again, where), pool)
     # the offset is far below one standard deviation, so nothing cancels in this difference
-    var = jnp.maximum(mean_of(pool.total_in_steps(d * d, _FEW), count) - offset * offset, 0)
+    var = jnp.maximum(mean_of(pool.total_in_steps(squares, _FEW), count, part) - offset * offset, 0)
     return Moments(shift, offset, kept(var))
 
 
-def mean_of_squares(x: Array, pool: Pool | SegmentPool, count: Array | float, plus: ArrayLike = 0.0) -> Pair:
+def mean_of_squares(x: Array, pool: Pool | SegmentPool, count: Array | float, plus: Array | float = 0.0) -> Pair:
     """The mean of x², and a share of a little more, to twice the digits."""
-    return _products.divided(pool.total_exactly(x * x, plus), single(jnp.asarray(jnp.maximum(count, 1), x.dtype)))
+    squares, part = _squares(x, pool)
+    count = jnp.asarray(jnp.maximum(count, 1) * part, x.dtype)
+    return _products.divided(pool.total_exactly(squares, plus * part), single(count))
 
 
 def variance_and(epsilon: float, x: Array, pool: Pool | SegmentPool, where: Array | None, count: Array | float) -> Pair:
@@ -305,7 +341,8 @@ def offset_of(x: Array, shift: Array, where: Array | None, pool: Pool, share: Ar
 
 def mean_square(x: Array, pool: Pool | SegmentPool, count: Array | float) -> Moments:
     """The mean of x², in place of the variance, for norms that do not centre."""
-    square = kept(mean_of(pool.total_in_steps(x * x), count))
+    squares, part = _squares(x, pool)
+    square = kept(mean_of(pool.total_in_steps(squares), count, part))
     return Moments(jnp.zeros_like(square), jnp.zeros_like(square), square)
 
 
@@ -326,9 +363,8 @@ def contract(p: Array, weight: Array | None, axes: tuple[int, ...]) -> Array:
     if weight is None:
         return _sum(_in_steps(p, _order(p, axes)[0]), axes)
     trail = _ends(p.ndim, len(axes))[1]
-    if axes not in _ends(p.ndim, len(axes)) or weight.shape != tuple(
-        s if a in axes else 1 for a, s in enumerate(p.shape)
-    ):
+    along = tuple(s if a in axes else 1 for a, s in enumerate(p.shape))
+    if axes not in _ends(p.ndim, len(axes)) or weight.shape != along or _laid_out(p, range(p.ndim)):
         return jnp.sum(p * weight, axes, keepdims=True)
     n = math.prod(p.shape[a] for a in axes)
     weight = weight.astype(p.dtype)

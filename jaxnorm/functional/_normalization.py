@@ -343,12 +343,11 @@ class _Options(NamedTuple):
     activation: Any = None
 
 
-def _of_segments(where: Array | None, segment_ids: Array | None, axes: Sequence[int]) -> Array | None:
+def _of_segments(where: Array | None, segment_ids: Array | None) -> Array | None:
     """The mask, which leaves out as well what is of no segment."""
     if segment_ids is None:
         return where
-    places = max(s for a, s in enumerate(segment_ids.shape) if a in axes)
-    known = (segment_ids >= 0) & (segment_ids <= places)
+    known = segment_ids >= 0
     return known if where is None else where & known
 
 
@@ -371,7 +370,7 @@ def _of_samples(
     offset = _checks.number(op, 'scale_offset', options.scale_offset)
     if scale is not None and offset:
         scale = wide(scale) + offset
-    where = _of_segments(where, segment_ids, axes)
+    where = _of_segments(where, segment_ids)
     before = _checks.one_of(op, 'cast', options.cast, ('after', 'before')) == 'before'
     norm = _then(partial(_norm, spec), op, options.activation, before, seen)
     return norm(x, scale, bias, where, segment_ids)[0]
@@ -484,8 +483,8 @@ axis_name, axis_index_groups : optional
     Named axes of a surrounding `jax.vmap` or `jax.shard_map` over which the statistics are pooled as well, each
     element counting once.
 segment_ids : int array, optional
-    For packed sequences: broadcast to `x`, equal numbers from 0 to the length of the packed axis are one segment, and
-    a statistic is taken of each segment by itself. What has a negative number counts nowhere, and its result is 0.
+    For packed sequences: broadcast to `x`, equal numbers from 0 on are one segment, and a statistic is taken of each
+    segment by itself. What has a negative number counts nowhere, and its result is 0.
 scale_offset : float
     Added to the scale, in the dtype of the statistics: with 1.0 a scale of zeros is none, as in Gemma.
 cast : {'after', 'before'}
@@ -610,6 +609,11 @@ def _over(
     scale, bias = _parameters(op, scale, bias, x.shape, along, strict=feature_axes is not None)
     counted = _counted(op, partial, axes, x.shape)
     ids = _checks.segment_ids(op, options.segment_ids, x.shape)
+    if counted is not None and ids is not None and ids.shape[counted[0]] != 1:
+        raise ValueError(
+            f'{op}: segment_ids must be the same along axis {counted[0]} where partial is below 1, got the shape '
+            f'{ids.shape}; pass partial=1.0.'
+        )
     mask = _checks.mask(op, 'where', where, x.shape)
     return _of_samples(op, x, axes, scale, bias, mask, ids, options, centred, counted)
 
@@ -949,7 +953,7 @@ def _grouped(
             f'got {reduction_axes}; leave it out to reduce all but the batch.'
         )
     axes = tuple(a + (a >= channel) for a in reduced)
-    seen = _Seen(x.shape, _of_segments(mask, ids, reduced))
+    seen = _Seen(x.shape, _of_segments(mask, ids))
     parts, scale, bias, mask, ids = (_split(groups, channel, a) for a in (x, scale, bias, mask, ids))
     return _of_samples(op, cast(Array, parts), axes, scale, bias, mask, ids, options, seen=seen)
 

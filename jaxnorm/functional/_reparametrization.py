@@ -280,6 +280,6 @@ def spectral_norm(
     left = _direction(left, jnp.full(rows, rows**-0.5, left.dtype), 0.0)
     left = jax.lax.fori_loop(0, steps, lambda _, u: _direction(_product(fixed, right(u)), u, epsilon), left)
     sigma = _product(left, _product(matrix, right(left)))
-    found = sigma > 0
-    normalized = wide(w) * (jnp.where(found, 1 / jnp.where(found, sigma, 1), 0) / size)
+    none = sigma <= 0  # which nan is not
+    normalized = wide(w) * (jnp.where(none, 0, 1 / jnp.where(none, 1, sigma)) / size)
     return normalized.astype(w.dtype), left.astype(compute_dtype(start.dtype)), sigma * size

@@ -35,7 +35,8 @@ from ._rectified import tlu
 
 def _root(square: Array) -> Array:
     """The square root, with slope 0 at 0."""
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    zero = square == 0  # which nan is not
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 class _Images(NamedTuple):
@@ -64,7 +65,7 @@ def _images(
         channel, arrays = 2, [None if a is None else a[:, None] for a in arrays]
     x, mask, ids, *parameters = arrays
     axes = [a for a in range(1, x.ndim) if a != channel]
-    return _Images(x, channel, _of_segments(mask, ids, axes), ids, _pool(op, axes, *names), parameters)
+    return _Images(x, channel, _of_segments(mask, ids), ids, _pool(op, axes, *names), parameters)
 
 
 def _parted(pool: Pool, ids: Array | None) -> Pool | SegmentPool:
