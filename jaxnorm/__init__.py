@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from . import functional as functional
 from . import nn as nn
 from ._activation import activation as activation
+from .nn._fit import checkpoint as checkpoint
 from .nn._fit import jit as jit
 
 try:

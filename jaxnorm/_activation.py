@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -16,8 +16,9 @@ from .nn._base import Activation
 
 #: where a derivative is compared with that of automatic differentiation: no point at which a formula is likely to bend
 _GRID = np.concatenate([s * np.geomspace(1e-3, 30.1, 41) * (1 + 0.01 * s) for s in (-1, 1)]).astype(np.float32)
-#: how far they may be apart, beside the size of both; automatic differentiation is itself no better in a tail
-_TOLERANCE = 1e-3
+#: how far they may be apart, beside the largest derivative between zero (or one) and there, for in a tail automatic
+#: differentiation is itself no better: an ulp, magnified by as much as the square of the grid's end
+_TOLERANCE = 2.0**10 * float(np.finfo(np.float32).eps)
 
 
 class CustomActivation:
@@ -84,9 +85,11 @@ def activation(
     Raises
     ------
     TypeError
-        If the formula is no function of an array, or `learned` names no hyperparameter of it.
+        If the formula is no function of an array, the derivative none of the same arguments, or `learned` no mapping of
+        hyperparameters of the formula.
     ValueError
-        At the first call, if the derivative differs from that of the formula.
+        At the first call, if the derivative differs from that of the formula, for the hyperparameters of the call or
+        for others.
 
     Notes
     -----
@@ -118,7 +121,19 @@ def activation(
     op = name or getattr(formula, '__name__', 'activation')
     op = op if op.isidentifier() else 'activation'  # a lambda has no name
     signature = inspect.signature(formula)
-    first, *hyper = signature.parameters
+    first, *hyper = signature.parameters or (None,)
+    if first is None:
+        raise TypeError(
+            f'{op}: formula must take an array as its first argument, got a function of none; '
+            'write for example lambda x: x / (1 + abs(x)).'
+        )
+    if derivative is not None:
+        _takes_the_same(op, derivative, first, hyper)
+    if not isinstance(learned, Mapping | None):
+        raise TypeError(
+            f'{op}: learned must be a dict of hyperparameters and their initial values, got '
+            f"{_checks.describe(learned)}; write for example {{'k': 1.0}}."
+        )
     strange = sorted(set(learned or ()) - set(hyper))
     if strange:
         raise TypeError(
@@ -143,8 +158,9 @@ def activation(
     described.__signature__ = signature
     kernel = cast(Any, elementwise)(body, unit_out=1 if keeps_unit else None)
     check = None
+    defaults = {n: p.default for n, p in signature.parameters.items() if p.default is not p.empty}
     if derivative is not None:
-        kernel.derivative(lambda x, **given: jnp.asarray(derivative(x, **given), x.dtype))
+        kernel.derivative(lambda x, **given: jnp.asarray(derivative(x, **(defaults | given)), x.dtype))
         check = functools.partial(_compare, op, formula, derivative, signature)
     made = cast(Any, CustomActivation(kernel, check))
     class_name = ''.join(part.capitalize() for part in op.split('_'))
@@ -155,24 +171,68 @@ def activation(
 
 
 def _compare(op: str, formula: Any, derivative: Any, signature: inspect.Signature, *args: Any, **kwargs: Any) -> None:
-    """Compare a derivative with that of automatic differentiation, for the hyperparameters of a call."""
-    _, *given = signature.bind(*args, **kwargs).arguments.items()
+    """Compare a derivative with that of automatic differentiation, for the hyperparameters of a call and for others."""
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    _, *given = bound.arguments.items()
     hyper = {name: _representative(value) for name, value in given}
+    _compare_at(op, formula, derivative, hyper)
+    moved = {name: _moved(value) for name, value in hyper.items()}
+    if moved != hyper:  # a derivative may be right for 1 alone
+        try:
+            jax.eval_shape(lambda x: formula(x, **moved), jax.ShapeDtypeStruct(_GRID.shape, _GRID.dtype))
+        except (TypeError, ValueError):
+            return  # the formula has bounds of its own
+        _compare_at(op, formula, derivative, moved)
+
+
+def _compare_at(op: str, formula: Any, derivative: Any, hyper: Mapping[str, Any]) -> None:
     with jax.ensure_compile_time_eval():
         x = jnp.asarray(_GRID)
         wanted = jax.jvp(lambda v: formula(v, **hyper), (x,), (jnp.ones_like(x),))[1]
         got = jnp.broadcast_to(jnp.asarray(derivative(x, **hyper), x.dtype), x.shape)
         got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
-    with np.errstate(invalid='ignore'):
-        apart = np.abs(got - wanted) / (1 + np.abs(wanted))
     # automatic differentiation may have no value where the formula overflows on its way
-    apart = np.where(np.isfinite(wanted), np.nan_to_num(apart, nan=np.inf), 0)
-    worst = int(np.argmax(apart))
-    if apart[worst] > _TOLERANCE:
+    known = np.isfinite(wanted)
+    size = np.where(known, np.abs(wanted), 0)
+    near = size[np.abs(_GRID) <= 1].max()
+    outward = np.concatenate([np.maximum.accumulate(s) for s in np.split(size, 2)])  # each half of the grid starts at 0
+    with np.errstate(invalid='ignore'):
+        apart = np.where(known, np.abs(got - wanted), 0)
+    excess = np.nan_to_num(apart, nan=np.inf) - _TOLERANCE * np.maximum(outward, near)
+    worst = int(np.argmax(excess))
+    if excess[worst] > 0:
+        values = ', '.join(f'{n} = {v}' for n, v in hyper.items())
         raise ValueError(
-            f'{op}: derivative must be that of the formula, got {got[worst]:.6g} at x = {_GRID[worst]:.6g}, '
-            f'where automatic differentiation gives {wanted[worst]:.6g}; correct it, or leave it out.'
+            f'{op}: derivative must be that of the formula, got {got[worst]:.6g} at x = {_GRID[worst]:.6g}'
+            f'{values and f" and {values}"}, where automatic differentiation gives {wanted[worst]:.6g}; correct it, '
+            'or leave it out.'
         )
+
+
+def _takes_the_same(op: str, derivative: Any, first: str, hyper: Sequence[str]) -> None:
+    """Refuse a derivative that is no function of what the formula is one of."""
+    arguments = ', '.join([first, *hyper])
+    try:
+        if callable(derivative):
+            inspect.signature(derivative).bind(None, **dict.fromkeys(hyper))
+            return
+        problem = f'got {_checks.describe(derivative)}'
+    except TypeError as error:
+        problem = f'got one that is not ({error})'
+    except ValueError:  # a built-in function that does not tell its signature
+        return
+    raise TypeError(
+        f'{op}: derivative must be a function of the arguments of the formula, {arguments}, {problem}; '
+        f'write for example def derivative({arguments}).'
+    )
+
+
+def _moved(value: Any) -> Any:
+    """Another hyperparameter near a number, and on the same side of zero; what is no number stays."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return value + 1 if isinstance(value, int) else 0.75 * value or 0.25
 
 
 def _representative(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,33 @@ def describe(value: Any) -> str:
         return f'{value.dtype}{list(value.shape)}'
     text = repr(value)
     return f'{type(value).__name__} {text if len(text) <= 60 else text[:57] + "..."}'
+
+
+def takes(op: str, constants: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+    """Refuse what no compiled function takes: a constant that has no hash, or an array that is none."""
+    for argument, value in constants.items():
+        try:
+            hash(value)
+        except TypeError:
+            raise TypeError(
+                f'{op}: {argument} must be a number or an array, got {describe(value)}; '
+                f'convert it with jnp.asarray({argument}) first.'
+            ) from None
+    for argument, value in arrays.items():
+        if isinstance(value, list) or not _does(jax.jit(lambda a: None), value):
+            fix = 'pass it as a float' if isinstance(value, int) else 'pass numbers, or an array of them'
+            if _does(jnp.asarray, value):
+                fix = f'convert it with jnp.asarray({argument}) first'
+            raise TypeError(f'{op}: {argument} must be an array, got {describe(value)}; {fix}.') from None
+
+
+def _does(function: Callable[[Any], Any], value: Any) -> bool:
+    """Whether JAX takes `value`."""
+    try:
+        function(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def floating(op: str, argument: str, value: Any) -> Array:
@@ -94,6 +121,8 @@ def flag(op: str, argument: str, value: Any) -> bool:
 def axes(op: str, argument: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """Return `axis` as a sorted tuple of distinct non-negative axes of an array of rank `ndim`."""
     chosen = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    if not ndim:
+        raise ValueError(f'{op}: x must have an axis to work on, got a single number; pass an array of rank 1 or more.')
     if not chosen:
         raise ValueError(f'{op}: {argument} must name at least one axis, got {axis!r}; pass for example -1.')
     for a in chosen:
@@ -124,8 +153,11 @@ def mask(op: str, argument: str, where: Any, shape: Sequence[int]) -> Array | No
     """Return `where` as a bool array that broadcasts to `shape`."""
     if where is None:
         return None
-    array = jnp.asarray(where)
-    if array.dtype != jnp.bool_:
+    try:
+        array = jnp.asarray(where)
+    except TypeError:
+        array = where  # a string, say
+    if getattr(array, 'dtype', None) != jnp.bool_:
         raise TypeError(
             f'{op}: {argument} must hold booleans, got {describe(array)}; write for example {argument} != 0.'
         )

@@ -75,7 +75,8 @@ def number(value: Any) -> Any:
 
 
 def like(value: Any, other: Any) -> Any:
-    """A plain `value` in the unit of `other`: what a running average becomes when its first batch has a unit."""
-    if isinstance(other, u.Quantity) and not isinstance(value, u.Quantity):
-        return u.Quantity(value, unit=other.unit)
-    return value
+    """`value` in the unit of `other`, where both have one: states keep the unit that they have."""
+    unit = unit_of(other)
+    if unit is None or unit_of(value) is None or not value.unit.has_same_dim(unit):
+        return value  # the kernels refuse what does not fit
+    return u.Quantity(value.to_decimal(unit), unit=unit)

@@ -84,7 +84,9 @@ def test_limits(case):
 def test_no_slope_at_infinity(name):
     f = getattr(cases.F, name)
     for slope in (0.0, jnp.asarray(0.0)):
-        np.testing.assert_array_equal(f(jnp.asarray([-jnp.inf, -2.0, jnp.inf]), slope), [0, 0, jnp.inf])
+        x = jnp.asarray([-jnp.inf, -2.0, jnp.inf, jnp.nan])
+        np.testing.assert_array_equal(f(x, slope), [0, 0, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(cases.nn.PReLU(slope=0.0)(x), [0, 0, jnp.inf, jnp.nan])
 
 
 @each
@@ -116,6 +118,77 @@ def test_saves_at_most_its_input(case, dtype):
         assert [str(a.dtype) for a in saved] == {'mask': ['bool'], 'nothing': []}[case.residual]
     else:
         assert sum(a.size * a.dtype.itemsize for a in saved) <= x.nbytes
+
+
+@every
+def test_strict_about_dtypes(case):
+    with jax.numpy_dtype_promotion('strict'):
+        for dtype in ('bfloat16', 'float8_e4m3fn'):
+            x = jnp.asarray([-2.0, -0.5, 0.25, 1.5], dtype)
+            y, pull = jax.vjp(apply(case), x)
+            (slope,) = pull(jnp.ones_like(y))
+            assert y.dtype == slope.dtype == dtype
+            expected = case.reference(np.asarray(x, np.float64), **case.arguments)
+            tiny = float(jnp.finfo(dtype).smallest_subnormal)
+            np.testing.assert_allclose(np.asarray(y, np.float64), expected, 0.6 * float(jnp.finfo(dtype).eps), tiny)
+
+
+class Parameter:
+    """As those of other libraries: callable, and what stands for an array."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self):
+        raise AssertionError
+
+    def __jax_array__(self):
+        return self.value
+
+
+def test_parameters_of_other_libraries_are_arrays():
+    x, slope = jnp.asarray([-2.0, 2.0]), jnp.asarray([0.1, 0.2])
+    np.testing.assert_array_equal(cases.F.prelu(Parameter(x), Parameter(slope)), cases.F.prelu(x, slope))
+
+
+class Foreign:
+    """An array that JAX can convert, but takes for no argument."""
+
+    dtype, shape = np.dtype('float32'), (2,)
+
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(2, np.float32)
+
+
+@pytest.mark.parametrize(
+    ('value', 'words'),
+    [
+        ('abc', "str 'abc'; pass numbers, or an array of them"),
+        (object(), r'object <object object at .*>; pass numbers, or an array of them'),
+        (np.asarray([1, None]), r'object\[2\]; pass numbers, or an array of them'),
+        (2**40, 'int 1099511627776; pass it as a float'),
+        ([1, 2], r'list \[1, 2\]; convert it with jnp.asarray\(x\) first'),
+        (Foreign(), r'float32\[2\]; convert it with jnp.asarray\(x\) first'),
+        (None, r'NoneType None; convert it with jnp.asarray\(x\) first'),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+def test_what_is_no_array(value, words):
+    with pytest.raises(TypeError, match=rf'^relu: x must be an array, got {words}\.(\n|$)'):
+        cases.F.relu(value)
+
+
+def test_what_is_no_hyperparameter():
+    for value in ([jnp.ones(2)], {'a': 'b'}, object()):
+        with pytest.raises(TypeError, match=r'^elu: alpha must be (an array|a number or an array), got .*\.(\n|$)'):
+            cases.F.elu(1.0, value)
+    for value in ('a', None, [1.0], True):
+        with pytest.raises(
+            TypeError, match=r'^elu: alpha must be a finite number, got .*; pass a Python float\.(\n|$)'
+        ):
+            cases.F.elu(1.0, value)
+    with pytest.raises(ValueError, match=r'^elu: alpha must be a finite number, got nan; choose'):
+        cases.F.elu(1.0, jnp.nan)
 
 
 @each

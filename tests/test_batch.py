@@ -414,6 +414,25 @@ def test_ghost_running_statistics_are_averages():
     np.testing.assert_allclose(layer.running_var.value, x.reshape(4, 8, 10).var(1).mean(0), 1e-5)
 
 
+def test_a_split_that_is_refused_moves_none_of_its_parts():
+    layer = nn.SplitBatchNorm(3)
+    mask = jnp.ones((8, 1), bool).at[5:].set(False)  # one value a channel in the second half
+    with pytest.raises(ValueError, match='more than one value a channel'):
+        layer(jnp.arange(24.0).reshape(8, 3), mask, fit=True)
+    assert (layer.running_mean.value == 0).all()
+    free, x = nn.SplitBatchNorm(3, affine=False), jnp.arange(24.0).reshape(8, 3)
+    np.testing.assert_allclose(free(x, fit=True, scale=x), x * free(x, fit=True), 1e-6)
+
+
+def test_sizes_may_be_integers_of_numpy():
+    for layer in (
+        nn.BatchNorm2d(np.int64(4)),
+        nn.GroupNorm(np.int64(4), num_groups=2),
+        nn.LayerNorm(normalized_shape=np.int64(4)),
+    ):
+        assert layer(jnp.ones((2, 3, 3, 4)), fit=True).shape == (2, 3, 3, 4)
+
+
 def test_split_batches_and_domains():
     layer, x = nn.SplitBatchNorm(10, num_splits=2, momentum=0.0), batch()
     y = layer(x, fit=True)

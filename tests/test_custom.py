@@ -1,5 +1,6 @@
 """Activations by name, and activations of one's own."""
 
+import functools
 import importlib
 import pickle
 
@@ -41,6 +42,7 @@ def trainable(x, alpha=0.5, beta=1.0):
         ('log-sigmoid', 'log_sigmoid'),
         ('logistic', 'sigmoid'),
         ('clipped_relu', 'relu6'),
+        ('gelu_python', 'gelu'),
     ],
 )
 def test_names(name, same):
@@ -49,6 +51,7 @@ def test_names(name, same):
 
 def test_variants_and_functions_by_name():
     np.testing.assert_array_equal(F.get('gelu_new')(X), F.gelu(X, approximate=True))
+    np.testing.assert_array_equal(F.get('gelu_python_tanh')(X), F.gelu(X, approximate=True))
     np.testing.assert_array_equal(F.get('swish')(X), F.silu(X))
     assert F.get(jnp.sin) is jnp.sin
     for alias in importlib.import_module('jaxnorm.functional._get')._ALIASES:
@@ -100,6 +103,28 @@ def test_a_derivative_is_checked_and_lean():
     assert jax.grad(constant)(3.0) == 2
 
 
+def test_a_derivative_is_compared_at_its_own_size_and_for_more_than_one_number():
+    for scale in (1e-4, 1e-12):
+        jaxnorm.activation(lambda x, s=scale: s * (x - jnp.tanh(x)), lambda x, s: s * jnp.tanh(x) ** 2)(X)
+        wrong = jaxnorm.activation(lambda x, s=scale: s * x, lambda x, s: 1.1 * s)
+        with pytest.raises(ValueError, match='activation: derivative must be that of the formula'):
+            wrong(X)
+    for k in (1, 1.0):
+        wrong = jaxnorm.activation(lambda x, k=k: jnp.sin(k * x), lambda x, k: jnp.cos(k * x))
+        for call in (wrong, functools.partial(wrong, k=jnp.float32(1))):
+            with pytest.raises(ValueError, match=r'derivative must be .* at x = .* and k = .*, where automatic'):
+                call(X)
+        right = jaxnorm.activation(lambda x, k=k: jnp.sin(k * x), lambda x, k: k * jnp.cos(k * x))
+        assert jax.grad(right)(0.0) == k
+
+    def bounded(x, order=1):
+        if order > 1:
+            raise ValueError('of another order')
+        return x * x
+
+    assert jax.grad(jaxnorm.activation(bounded, lambda x, order: 2 * x))(3.0) == 6
+
+
 def test_hyperparameters_are_differentiable():
     alpha = jnp.linspace(0.5, 2, 4)
     got = jax.grad(lambda a: trainable(X, a).sum())(alpha)
@@ -139,6 +164,19 @@ def test_modules():
         (
             lambda: jaxnorm.activation(lambda x, a=1: a * x, learned={'b': 1}),
             "learned must name .* got 'b'; .* has 'a'",
+        ),
+        (lambda: jaxnorm.activation(lambda x, a=1: a * x, learned=['a']), 'learned must be a dict .* got list'),
+        (
+            lambda: jaxnorm.activation(lambda: 1),
+            'formula must take an array as its first argument, got a function of none',
+        ),
+        (
+            lambda: jaxnorm.activation(jnp.sin, 3, name='wave'),
+            'wave: derivative must be a function .* x, got int 3; write',
+        ),
+        (
+            lambda: jaxnorm.activation(lambda x, a=1: a * x, lambda x: 1.0),
+            r"derivative must be a function of the arguments of the formula, x, a, got one that is not \(.*'a'\)",
         ),
         (
             lambda: jaxnorm.activation(lambda x: x.sum())(X),

@@ -204,6 +204,7 @@ def test_errors(name):
     f, x = getattr(F, name), jnp.ones((3, 4))
     for call, error, words in (
         (lambda: f(x, axis=0), ValueError, r'x must have an even size on axis 0 .* got the shape \(3, 4\); change'),
+        (lambda: f(1.0), ValueError, 'x must have an axis to work on, got a single number; pass an array'),
         (lambda: f(x, axis=2), ValueError, r'axis must lie in \[-2, 1\]'),
         (lambda: f(x, axis=(0, 1)), ValueError, 'axis must be one axis'),
         (lambda: f(x, -1), TypeError, 'other must be an array of the shape of x, got int -1; name other arguments'),
@@ -239,6 +240,10 @@ def test_class_is_the_function(name):
     np.testing.assert_array_equal(cls()(x, x + 1), f(x, x + 1))
     with pytest.raises(TypeError, match='dim is another name of axis'):
         cls(dim=0, axis=0)
+    with pytest.raises(
+        TypeError, match=rf'^{cls.__name__}: mask must be None for a function of single elements, got bool'
+    ):
+        cls()(x, mask=x > 0)
 
 
 def test_jit_vmap_scan():

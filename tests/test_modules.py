@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import brainstate
 import brainunit as u
@@ -67,9 +68,10 @@ def test_activation_is_a_brainstate_module(case):
 
 
 def test_states_are_those_of_brainstate():
-    ours = nn.BatchNorm2d((4, 5, 6)), nn.LayerNorm((4, 6)), nn.RMSNorm((6,)), nn.GroupNorm((6,), num_groups=3)
+    ours = (nn.BatchNorm2d((4, 5, 6)), nn.LayerNorm((4, 6)), nn.RMSNorm((6,)), nn.GroupNorm((6,), num_groups=3),
+            nn.PReLU(6))  # fmt: skip
     theirs = (brainstate.nn.BatchNorm2d((4, 5, 6)), brainstate.nn.LayerNorm((4, 6)), brainstate.nn.RMSNorm((6,)),
-              brainstate.nn.GroupNorm((6,), num_groups=3))  # fmt: skip
+              brainstate.nn.GroupNorm((6,), num_groups=3), brainstate.nn.PReLU(6))  # fmt: skip
     for a, b in zip(ours, theirs, strict=True):
         shapes = [{k: jax.tree.map(jnp.shape, s.value) for k, s in m.states().items()} for m in (a, b)]
         assert shapes[0] == shapes[1]
@@ -172,6 +174,37 @@ def test_jit_knows_the_phase():
     with brainstate.environ.context(fit=True):
         apply(x)
     assert count == 3
+
+
+def test_checkpoint_knows_the_phase():
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+    block = jaxnorm.checkpoint(lambda x: layer(x))
+    apply = jaxnorm.jit(lambda x: block(x))
+    with brainstate.environ.context(fit=True):
+        apply(x)
+        gradient = brainstate.transform.grad(lambda: (block(x) ** 2).sum(), layer.states(brainstate.ParamState))
+        assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(gradient()))
+    before = layer.running_mean.value
+    with brainstate.environ.context(fit=False):
+        np.testing.assert_allclose(apply(x), layer(x), 1e-5, 1e-5)
+    np.testing.assert_array_equal(layer.running_mean.value, before)
+    with pytest.raises(TypeError, match=r'checkpoint: fun must be callable, got int'):
+        jaxnorm.checkpoint(3)
+
+
+def test_a_jitted_function_that_calls_itself_or_is_called_by_threads():
+    layer, x = nn.BatchNorm0d(10), batch((32, 10))
+
+    @jaxnorm.jit(static_argnums=1)
+    def apply(x, n):
+        return layer(x) if n == 0 else apply(x, n - 1)
+
+    with brainstate.environ.context(fit=False):
+        np.testing.assert_allclose(apply(x, 2), layer(x), 1e-6, 1e-6)
+    fresh = jaxnorm.jit(lambda x: layer(x, fit=False))
+    with ThreadPoolExecutor(4) as pool:
+        for y in pool.map(fresh, [x] * 8):
+            np.testing.assert_allclose(y, layer(x, fit=False), 1e-6, 1e-6)
 
 
 def test_jit_takes_all_options_and_methods():

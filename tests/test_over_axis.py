@@ -77,6 +77,22 @@ def test_temperature_in_ulps(temperature):
                 )
 
 
+@pytest.mark.parametrize('temperature', [1e-50, 1e-45, jnp.float32(0), jnp.float32(1e-38)], ids=str)
+def test_least_temperatures_are_the_limit(temperature):
+    x = jnp.asarray([0.0, 8.0])
+    for f, expected in ((F.softmax, [0, 1]), (F.log_softmax, [-jnp.inf, 0])):
+        np.testing.assert_array_equal(f(x, temperature=temperature), expected)
+        assert jnp.isfinite(jax.grad(lambda v, f=f: f(v, temperature=temperature)[1])(x)).all()
+
+
+def test_greatest_temperatures():
+    x = jnp.asarray([0.0, 2.0**126])
+    np.testing.assert_allclose(F.softmax(x, temperature=2.0**126), jax.nn.softmax(jnp.arange(2.0)), 1e-6)
+    for temperature in (1e38, 1e300, jnp.float32(1e38), jnp.inf * jnp.ones(())):
+        np.testing.assert_array_equal(F.softmax(jnp.arange(2.0), temperature=temperature), [0.5, 0.5])
+        np.testing.assert_allclose(F.log_softmax(jnp.arange(2.0), temperature=temperature), np.log([0.5, 0.5]), 1e-6)
+
+
 # --- limits and masks ---
 
 
@@ -98,9 +114,9 @@ def test_limits_of_the_others():
     inf, nan = jnp.inf, jnp.nan
     x = jnp.asarray([[0, inf, 3e38], [inf, inf, 1], [-inf, -inf, -inf], [-inf, 2, 2], [nan, 1, 2]])
     np.testing.assert_allclose(F.sparsemax(x), [[0, 1, 0], [0.5, 0.5, 0], [1 / 3] * 3, [0, 0.5, 0.5], [nan] * 3], 1e-6)
-    np.testing.assert_allclose(F.logsumexp(x), [inf, inf, -inf, 2 + np.log(2), nan], 1e-6)
+    np.testing.assert_allclose(F.logsumexp(x, -1), [inf, inf, -inf, 2 + np.log(2), nan], 1e-6)
     for f in (F.sparsemax, F.logsumexp):
-        assert jnp.isfinite(jax.grad(lambda v, f=f: f(v).sum())(x)[:4]).all()
+        assert jnp.isfinite(jax.grad(lambda v, f=f: f(v, -1).sum())(x)[:4]).all()
 
 
 @pytest.mark.parametrize('name', [*SOFT, 'sparsemax', 'logsumexp'])
@@ -108,9 +124,9 @@ def test_what_is_masked_out_touches_nothing(name, x64):
     f, x = getattr(F, name), rows((4, 6)).at[0, 2].set(jnp.nan).at[1, 0].set(jnp.inf).at[3].set(jnp.nan)
     mask = jnp.isfinite(x).at[2, 3].set(False)
     out = -jnp.inf if name in ('log_softmax', 'logsumexp') else 0.0
-    y = f(x, where=mask)
-    slope = jax.grad(lambda v: jnp.where(jnp.isfinite(y), f(v, where=mask), 0).sum())(x)
-    curved = jax.jacfwd(jax.grad(lambda v: jnp.where(jnp.isfinite(y), f(v, where=mask) ** 2, 0).sum()))(x)
+    y = f(x, -1, where=mask)
+    slope = jax.grad(lambda v: jnp.where(jnp.isfinite(y), f(v, -1, where=mask), 0).sum())(x)
+    curved = jax.jacfwd(jax.grad(lambda v: jnp.where(jnp.isfinite(y), f(v, -1, where=mask) ** 2, 0).sum()))(x)
     assert (slope[~mask] == 0).all()
     assert jnp.isfinite(slope).all()
     assert jnp.isfinite(curved).all()
@@ -136,13 +152,15 @@ def test_axes_of_a_mask():
 
 def test_logsumexp(x64):
     x, weight = rows((3, 4, 5)), rows((3, 5), 1)
-    for axis in (-1, 0, (0, 2), (0, 1, 2)):
+    for axis in (-1, 0, (0, 2), (0, 1, 2), None):
         np.testing.assert_allclose(F.logsumexp(x, axis), jax.nn.logsumexp(x, axis), 1e-14)
         kept = F.logsumexp(x, axis, keepdims=True)
         np.testing.assert_array_equal(kept, F.logsumexp(x, axis).reshape(kept.shape))
     np.testing.assert_allclose(F.logsumexp(x, (0, 2)), cases.ref.logsumexp(np.asarray(x), (0, 2)), 1e-14)
     transforms.check(lambda v: (weight * F.logsumexp(v, 1)).sum(), lambda v: (weight * jax.nn.logsumexp(v, 1)).sum(), x)
     np.testing.assert_allclose(jax.vmap(jax.grad(lambda v: F.logsumexp(v)))(x[0]), jax.nn.softmax(x[0]), 1e-13)
+    np.testing.assert_allclose(F.logsumexp(x), jax.nn.logsumexp(x), 1e-14)  # of all, as there
+    np.testing.assert_array_equal(F.logsumexp(2.0), 2.0)
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
@@ -154,7 +172,7 @@ def test_logsumexp_in_ulps(dtype):
     wide = z.astype(np.float64)
     with mp.workdps(DIGITS):
         exact = [mp.log(mp.fsum(mp.exp(mp.mpf(v)) for v in row)) for row in wide.tolist()]
-        error = ulps(jax.jit(F.logsumexp)(z), exact, dtype)
+        error = ulps(jax.jit(lambda v: F.logsumexp(v, -1))(z), exact, dtype)
         # an ulp of the larger of the two that are added, where they cancel
         larger = np.abs(wide.max(-1)) > np.abs([float(e) for e in exact])
         error *= np.where(larger, np.abs([float(e) for e in exact]) / np.maximum(np.abs(wide.max(-1)), 1e-30), 1)
@@ -225,6 +243,7 @@ def test_gumbel_softmax(dtype):
     )
     np.testing.assert_array_equal(np.asarray(soft, np.float32), np.asarray(straight, np.float32))
     np.testing.assert_array_equal(F.gumbel_softmax(x, None, 0.5), F.softmax(x, temperature=0.5))
+    assert F.gumbel_softmax(x[:, :0], key, 0.5, True).shape == (6, 0)
 
 
 def test_gumbel_softmax_samples_the_categories():
@@ -247,12 +266,16 @@ def test_gumbel_softmax_derivatives(x64):
 # --- what is saved, dtypes, units, errors, classes ---
 
 
+def of_rows(x):
+    return F.logsumexp(x, -1)
+
+
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize(
     'f',
     [
         F.softmin,
-        F.logsumexp,
+        of_rows,
         lambda x: F.softmax(x, temperature=0.5),
         lambda x: F.log_softmax(x, temperature=0.5),
         lambda x: F.gumbel_softmax(x, jax.random.key(0)),
@@ -264,15 +287,16 @@ def test_saves_one_array(f, dtype):
     saved = [
         a for a in jax.tree.leaves(jax.vjp(f, x)[1]) if a.size > 2 and not jnp.issubdtype(a.dtype, jax.dtypes.prng_key)
     ]
-    of_rows = 8 * len(x) if f is F.logsumexp else 0  # the greatest and the sum of the others
-    assert sum(a.nbytes for a in saved) <= x.nbytes + of_rows
+    numbers = 8 * len(x) if f is of_rows else 0  # the greatest and the sum of the others
+    assert sum(a.nbytes for a in saved) <= x.nbytes + numbers
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16', 'float16'])
 def test_logsumexp_dtype(dtype):
     assert F.logsumexp(jnp.ones(3, dtype)).dtype == dtype
     assert F.logsumexp(jnp.arange(3)).dtype == jnp.float32
-    assert F.logsumexp(jnp.zeros((0, 3))).shape == (0,)
+    assert F.logsumexp(jnp.zeros((0, 3)), -1).shape == (0,)
+    assert F.logsumexp(jnp.zeros((0, 3))) == -jnp.inf
 
 
 @pytest.mark.parametrize('name', [*SOFT, 'sparsemax', 'logsumexp', 'gumbel_softmax'])
@@ -308,6 +332,8 @@ def test_other_errors():
         (lambda: F.gumbel_softmax(x, None, axis=(0, 1)), ValueError, 'gumbel_softmax: axis must be one axis'),
         (lambda: F.logsumexp(x, keepdims=1), TypeError, 'logsumexp: keepdims must be True or False, got int 1'),
         (lambda: F.logsumexp(x, 2), ValueError, r'logsumexp: axis must lie in \[-2, 1\]'),
+        (lambda: F.softmax(1.0), ValueError, 'softmax: x must have an axis to work on, got a single number; pass'),
+        (lambda: F.softmax(x, where='a'), TypeError, "softmax: where must hold booleans, got str 'a'; write"),
         (lambda: F.sparsemax(x, where=x), TypeError, 'sparsemax: where must hold booleans'),
         (lambda: F.softmin(x, where=jnp.ones(3, bool)), ValueError, 'softmin: where must broadcast'),
         (

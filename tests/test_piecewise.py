@@ -1,5 +1,6 @@
 """Rectifiers and hard activations that the table has no place for: random, quantized, not elementwise, learned."""
 
+import functools
 import inspect
 
 import brainstate
@@ -81,6 +82,7 @@ def test_rrelu_with_a_key(x64):
     check_derivatives(f, x)
     np.testing.assert_array_equal(jnp.where(x > 0, x, 0), jnp.maximum(f(x), 0))
     np.testing.assert_array_equal(f(jnp.asarray([jnp.inf, -jnp.inf, jnp.nan])), [jnp.inf, -jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(F.rrelu(jnp.asarray([-jnp.inf, jnp.nan]), 0.0, 0.0, KEY), [0, jnp.nan])
     assert 1 / 8 <= jax.grad(f)(0.0) <= 1 / 3
     keys = jax.random.split(KEY, 4)
     rows = jax.vmap(lambda v, k: F.rrelu(v, key=k))(x, keys)
@@ -179,6 +181,20 @@ def test_layers_know_the_size_of_what_they_return():
     assert nn.CReLU(axis=1, in_size=(8, 3)).out_size == (16, 3)
     assert nn.Maxout(2, in_size=(8, 6)).out_size == (8, 2)
     assert nn.Identity(in_size=(8, 6)).out_size == (8, 6)
+    assert nn.GLU(in_size=(8,)).out_size == (4,)
+    assert nn.SwiGLU(axis=1, in_size=(8, 3)).out_size == (4, 3)
+    assert nn.GLU(in_size=7).out_size == (7,)  # that of one of two arrays
+
+
+def test_a_sequence_asks_them():
+    first, last = brainstate.nn.Linear(4, 8), brainstate.nn.Linear.desc(out_size=(3,))
+    for layer, size in ((nn.CReLU(in_size=(8,)), 16), (nn.Maxout(2, in_size=(8,)), 2), (nn.ReGLU(in_size=(8,)), 4)):
+        model = brainstate.nn.Sequential(first, layer)
+        assert model.out_size == (size,)
+        model.append(last)
+        assert model(jnp.ones((2, 4))).shape == (2, 3)
+    model = brainstate.nn.Sequential(first, nn.GLU.desc(), nn.ReLU(), nn.Softmax(), last)
+    assert model(jnp.ones((2, 4))).shape == (2, 3)
 
 
 # --- quantized_sigmoid ---
@@ -264,6 +280,23 @@ def test_learned_hyperparameters(name, values, x64):
         assert all(jnp.isfinite(v) for v in by.values())
 
 
+@pytest.mark.parametrize(('name', 'learned'), [('prelu', 'slope'), ('leaky_relu', 'negative_slope')])
+def test_a_slope_of_another_dtype_does_not_set_that_of_the_product(name, learned, x64):
+    f = getattr(F, name)
+    for narrow in (jnp.float16, jnp.bfloat16, jnp.float32):
+        for wide in (jnp.float32, jnp.float64):
+            for x in (-2.0, 2.0):
+                pull = jax.vjp(functools.partial(f, **{learned: narrow(0.25)}), wide(x))[1]
+                (got,) = pull(wide(123456.789))
+                assert got.dtype == wide
+                assert got == wide(123456.789) * (1 if x > 0 else 0.25)
+
+
+def test_prelu_has_a_slope_of_its_own():
+    np.testing.assert_array_equal(F.get('prelu')(jnp.asarray([-2.0, 2.0])), [-0.5, 2])
+    assert jax.grad(F.prelu)(-2.0) == 0.25
+
+
 @pytest.mark.parametrize('name', ['prelu', 'leaky_relu'])
 def test_what_a_learned_slope_saves(name):
     x = jnp.ones((8, 16), jnp.bfloat16)
@@ -284,7 +317,7 @@ def test_derivatives_by_hyperparameters_at_kinks():
 def test_learned_layers():
     shared, each = nn.PReLU(), nn.PReLU(num_parameters=3, init=0.1)
     assert jax.tree.map(jnp.shape, shared.weight.value) == {'slope': (1,)}
-    np.testing.assert_allclose(each.weight.value['slope'], [0.1] * 3)
+    np.testing.assert_allclose(each.weight.value, [0.1] * 3)
     x = jnp.asarray([[-1.0, -2.0, 3.0]])
     np.testing.assert_allclose(shared(x), [[-0.25, -0.5, 3]])
     each.weight.value = {'slope': jnp.asarray([1.0, 2.0, 3.0])}
@@ -338,7 +371,18 @@ X = jnp.ones((2, 6))
 @pytest.mark.parametrize(
     ('call', 'error', 'words'),
     [
-        (lambda: F.prelu(X), TypeError, "prelu: missing a required argument: 'slope'; the signature is prelu"),
+        (lambda: F.maxout(X), TypeError, "maxout: missing a required argument: 'num_units'; the signature is maxout"),
+        (
+            lambda: F.leaky_relu(X, 'a'),
+            TypeError,
+            "leaky_relu: negative_slope must be a finite number, got str 'a'; pass",
+        ),
+        (lambda: F.crelu(1.0), ValueError, 'crelu: x must have an axis to work on, got a single number; pass an array'),
+        (
+            lambda: nn.PReLU(4, init='a'),
+            TypeError,
+            "PReLU: slope must be numbers, or .*, got str 'a'; pass for example",
+        ),
         (lambda: F.prelu(X, 'a'), TypeError, "prelu: slope must be a finite number, got str 'a'; pass a Python float."),
         (lambda: F.threshold(X, 0.0), TypeError, "threshold: missing a required argument: 'value'"),
         (lambda: F.threshold(X, 0.0, None), TypeError, 'threshold: value must be a finite number, got NoneType None'),

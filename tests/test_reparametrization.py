@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import brainstate
 import brainunit as u
@@ -429,6 +431,91 @@ def test_as_brainstates_scaled_layers():
     merged = ours.merge()
     assert sorted(merged.weight.value) == ['weight']
     np.testing.assert_allclose(merged(IMAGE), theirs(IMAGE), 1e-4, 1e-5)
+
+
+class Nested(brainstate.nn.Module):
+    """A layer that is transformed inside another one."""
+
+    def __init__(self, transform):
+        super().__init__()
+        self.linear = brainstate.nn.Linear(4, 3)
+        self.go = transform(lambda x: self.linear(x))
+
+    def update(self, x):
+        return self.go(x)
+
+
+@pytest.mark.parametrize('wrapper', [nn.WeightNorm, nn.SpectralNorm, nn.WeightStandardization])
+@pytest.mark.parametrize('transform', [brainstate.transform.jit, jaxnorm.checkpoint], ids=['jit', 'checkpoint'])
+def test_what_is_transformed_inside_sees_the_weight_of_now(wrapper, transform):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+    model = wrapper(Nested(transform), weight_name='linear.weight')
+    state = model.layer.linear.weight
+    with brainstate.environ.context(fit=False):
+        first = model(x)
+        state.value = {n: v + 0.3 * v**2 if v.ndim == 2 else v for n, v in state.value.items()}
+        expected = x @ model.effective_weight + state.value['bias']
+        np.testing.assert_allclose(model(x), expected, 1e-4, 1e-5)
+        assert not np.allclose(first, expected, 1e-3)
+        np.testing.assert_allclose(jaxnorm.jit(lambda x: model(x))(x), expected, 1e-4, 1e-5)
+        loss = lambda: (model(x) ** 2).sum()
+        gradients = brainstate.transform.grad(loss, model.states(brainstate.ParamState))()
+        assert all((jnp.abs(g) > 0).any() for g in jax.tree.leaves(gradients))
+
+
+def test_a_wrapper_is_called_by_threads():
+    class Slow(brainstate.nn.Linear):
+        def update(self, x):
+            time.sleep(0.02)
+            return super().update(x)
+
+    model, x = nn.WeightNorm(Slow(4, 3)), jnp.ones((2, 4))
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(model, [x] * 6))
+    np.testing.assert_array_equal(results, [model(x)] * 6)
+    assert sorted(model.layer.weight.value) == ['bias', 'weight_g', 'weight_v']
+
+
+def test_the_phase_of_the_call_reaches_what_is_wrapped():
+    class Block(brainstate.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.norm = brainstate.nn.Linear(4, 3), nn.BatchNorm0d(3)
+
+        def update(self, x, fit=None):
+            return self.norm(self.linear(x), fit=fit)
+
+    block, x = Block(), jnp.arange(8.0).reshape(2, 4)
+    for model in (
+        nn.WeightNorm(block, weight_name='linear.weight'),
+        nn.SpectralNorm(Block(), weight_name='linear.weight'),
+    ):
+        norm = model.layer.norm
+        with brainstate.environ.context(fit=True):
+            model(x, fit=False)
+        assert (norm.running_mean.value == 0).all()
+        model(x, fit=True)
+        assert (norm.running_mean.value != 0).any()
+
+
+class Tied(brainstate.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = self.again = brainstate.nn.Linear(4, 4)
+        self.tied = self.linear.weight
+
+
+class Ones(brainstate.nn.init.Initializer):
+    def __call__(self, shape, **options):
+        return jnp.ones(shape)
+
+
+def test_pickled_layers_share_what_they_shared():
+    model = pickle.loads(pickle.dumps(nn.SpectralNorm(Tied(), weight_name='linear.weight')))
+    assert model.layer.linear is model.layer.again
+    assert model.layer.tied is model.layer.linear.weight
+    layer = nn.WeightNorm(brainstate.nn.Conv2d((4, 4, 2), 3, 3, w_init=Ones()))
+    assert isinstance(pickle.loads(pickle.dumps(layer)).layer.w_initializer, Ones)
 
 
 def test_inside_a_model():

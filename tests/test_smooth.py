@@ -109,6 +109,45 @@ def test_squareplus_and_soft_sign_far_out():
     np.testing.assert_array_equal(F.soft_sign(x), np.sign(x).astype(np.float32) * np.float32([1, 1, 1e4 / 10001, 1, 1]))
 
 
+@pytest.mark.parametrize('b', [1e-30, 1e-26, 4.0, 1e28, 1e30])
+def test_second_derivative_of_squareplus(b):
+    for f in (lambda x: F.squareplus(x, b), lambda x: F.squareplus(x, jnp.float32(b))):
+        bend = jax.vmap(jax.hessian(f))(jnp.asarray([-jnp.inf, 0.0, jnp.inf]))
+        np.testing.assert_allclose(bend, [0, 0.5 / np.sqrt(b), 0], 1e-6)
+
+
+@pytest.mark.parametrize('b', [0.0, 1e-42])
+def test_squareplus_of_no_width_is_relu(b):
+    x = jnp.asarray([-jnp.inf, -1.0, 0.0, 1.0, jnp.inf])
+    y, pull = jax.vjp(lambda v: F.squareplus(v, jnp.float32(b)), x)
+    np.testing.assert_array_equal(y, [0, 0, 0, 1, jnp.inf])
+    np.testing.assert_array_equal(pull(jnp.ones(5))[0], [0, 0, 0, 1, 1])
+
+
+def test_second_derivatives_next_to_subnormal():
+    exact = float(mp.exp(mp.mpf('-86.5')))
+    for f in (F.elu, F.selu, F.exponential, F.celu, lambda x: F.elu(x, jnp.float32(1.0))):
+        scale = float(f(0.0)) or -float(f(-jnp.inf))
+        for second in (jax.grad(jax.grad(f)), jax.hessian(f)):
+            np.testing.assert_allclose(second(-86.5) / scale, exact, 3e-7)
+    # that of a small alpha is normal where the exponential is not
+    x, alpha = np.float32(-0.09), np.float32(1e-3)
+    exact = float(mp.exp(mp.mpf(float(x)) / float(alpha)) / float(alpha))
+    np.testing.assert_allclose(jax.hessian(lambda v: F.celu(v, 1e-3))(x), exact, 1e-6)
+
+
+def test_derivatives_by_hyperparameters_where_terms_cancel_or_vanish():
+    x = np.float32([-1e-6, -1e-3, -0.3, -0.9, -1.1, -20])
+    for alpha in np.float32([0.3, 1.0, 30.0]):
+        u = [mp.mpf(float(v)) / float(alpha) for v in x]
+        exact = [float(mp.expm1(v) - v * mp.exp(v)) for v in u]
+        np.testing.assert_allclose(jax.vmap(jax.grad(F.celu, 1), (0, None))(x, alpha), exact, 5e-7)
+    x, beta = np.float32([-911, -1.0, 0.0, 50.0, 911]), np.float32(0.1)
+    u = [mp.exp(-abs(mp.mpf(float(v)) * float(beta))) for v in x]
+    exact = [float(-(mp.log1p(e) - mp.log(e) * e / (1 + e)) / float(beta) ** 2) for e in u]
+    np.testing.assert_allclose(jax.vmap(jax.grad(F.softplus, 1), (0, None))(x, beta), exact, 5e-7)
+
+
 @pytest.mark.parametrize(
     ('call', 'words'),
     [

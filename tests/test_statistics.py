@@ -241,6 +241,58 @@ def test_tqdm_is_optional(monkeypatch):
         nn.recalibrate(nn.BatchNorm0d(10), [batch()], progress=True)
 
 
+def test_recalibrate_without_a_batch_in_any_layer():
+    layer, x = nn.BatchNorm0d(3), batch((8, 3))
+    with pytest.raises(ValueError, match=r'recalibrate: apply must call the model so that its layers follow'):
+        nn.recalibrate(layer, [x], apply=lambda x: layer(x, fit=False))
+    with pytest.raises(TypeError, match=r'recalibrate: batches must be an iterable of inputs, got int 5'):
+        nn.recalibrate(layer, 5)
+    assert (layer.running_mean.value == 0).all()
+
+
+def test_a_function_inside_that_was_jitted_before():
+    layer, x = nn.BatchNorm0d(3), batch((8, 3))
+    inner = jaxnorm.jit(lambda x: layer(x))
+    outer = jaxnorm.jit(lambda x: 2 * inner(x))
+    with brainstate.environ.context(fit=True):
+        inner(x)
+        outer(x)
+        nn.freeze(layer)
+        before = layer.running_mean.value
+        outer(x)
+        np.testing.assert_array_equal(layer.running_mean.value, before)
+        nn.unfreeze(layer)
+        with nn.accumulate_statistics(layer):
+            outer(x)
+    nn.recalibrate(layer, [x], apply=outer)
+    np.testing.assert_allclose(layer.running_mean.value, x.mean(0), 1e-5, 1e-5)
+
+
+UNITED = {
+    'BatchNorm0d': lambda: nn.BatchNorm0d(4),
+    'debias': lambda: nn.BatchNorm0d(4, debias=True),
+    'IterNorm': lambda: nn.IterNorm(4),
+    'EvoNormB0': lambda: nn.EvoNormB0(4),
+}
+
+
+@pytest.mark.parametrize('name', UNITED)
+def test_the_first_batch_with_a_unit_in_a_jitted_function(name):
+    x = batch((6, 4)) * u.mV
+    eager, jitted, pooled, lost = (UNITED[name]() for _ in range(4))
+    apply = jaxnorm.jit(lambda x: jitted(x, fit=True))
+    for given in (x, (2 * x).in_unit(u.volt)):  # the states keep the unit of the first
+        np.testing.assert_allclose(apply(given), eager(given, fit=True), 1e-5, 1e-5)
+    for one, other in zip(jitted._running, eager._running, strict=True):
+        assert one.value.unit == other.value.unit
+        np.testing.assert_allclose(one.value.mantissa, other.value.mantissa, 1e-4)
+    nn.recalibrate(pooled, [x, x.in_unit(u.volt)])
+    assert pooled._running[0].value.unit == jitted._running[0].value.unit
+    with pytest.raises(ValueError, match=rf'{type(lost).__name__}: x must not be the first batch with a unit'):
+        brainstate.transform.jit(lambda x: lost(x, fit=True))(x)
+    assert isinstance(lost._running[0].value, jax.Array)
+
+
 def test_freeze_is_seen_by_what_was_jitted():
     model, x = Model(), batch()
     count = 0
@@ -294,6 +346,7 @@ PAIRS = {
         nn.BatchNorm2d((6, 4, 4), feature_axis=0),
     ),
     'conv3d': lambda: (Conv3d((4, 4, 4, 2), 3, 3), nn.BatchNorm3d(3)),
+    'transposed': lambda: (brainstate.nn.ConvTranspose2d((4, 4, 4), 6, 3, groups=2), nn.BatchNorm2d(6)),
 }
 
 
@@ -307,6 +360,35 @@ def test_fold_is_two_layers(name):
     assert type(folded) is type(layer)
     np.testing.assert_allclose(folded(x), expected, 1e-4, 1e-5)
     np.testing.assert_array_equal(norm(layer(x), fit=False), expected)  # both are as they were
+
+
+def test_fold_what_a_wrapper_holds():
+    for wrapped in (nn.WeightNorm(Linear(5, 6)), nn.WeightStandardization(Linear(5, 6), use_gain=True)):
+        with pytest.raises(ValueError, match=r'fold: layer must hold its weight as it is, got one made of .*merge\(\)'):
+            nn.fold(wrapped.layer, nn.BatchNorm0d(6))
+
+
+def test_convert_hands_over_what_the_new_layer_has():
+    norm = trained(nn.BatchNorm2d(6))
+    x = batch((8, 4, 4, 6))
+    expected = F.group_norm(x, num_groups=2, epsilon=norm.epsilon, **norm.weight.value)
+    offset = nn.convert(copy.deepcopy(norm), nn.GroupNorm, num_groups=2, scale_offset=1.0)
+    np.testing.assert_allclose(offset(x), expected, 1e-5, 1e-5)
+    bare = nn.convert(copy.deepcopy(norm), nn.GroupNorm, num_groups=2, use_bias=False)
+    np.testing.assert_allclose(bare(x) + norm.weight.value['bias'], expected, 1e-5, 1e-5)
+    split = nn.convert(norm, nn.SplitBatchNorm)
+    for domain in (0, 1):
+        np.testing.assert_array_equal(split(x, fit=False, domain=domain), norm(x, fit=False))
+    assert split.weight is norm.weight and split.aux[0].weight is not norm.weight
+
+
+def test_convert_is_seen_by_what_was_jitted():
+    model, x = brainstate.nn.Sequential(nn.BatchNorm0d(6)), batch((8, 6))
+    apply = jaxnorm.jit(lambda x: model(x))
+    with brainstate.environ.context(fit=False):
+        apply(x)
+        nn.convert(model, nn.GroupNorm, num_groups=2)
+        np.testing.assert_allclose(apply(x), model(x), 1e-6, 1e-6)
 
 
 @pytest.mark.parametrize('to', [nn.GroupNorm, nn.InstanceNorm, nn.GhostBatchNorm, nn.BatchRenorm])

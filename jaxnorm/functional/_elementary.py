@@ -219,6 +219,23 @@ def expm1_near_zero(r: Array) -> Array:
     return r + r * r * polynomial(r, format_of(r).expm1)
 
 
+# (exp(-y) - 1 + y) / y**2 for 0 <= y <= 1, minimax in relative error: 5.3e-10, 3.5e-20
+_CURVE = (
+    0.5, -0.166666641831398, 0.041666269302368164, -0.008330962620675564, 0.0013820752501487732,
+    -0.00018817880481947213, 1.6879859686014242e-05,
+)  # fmt: skip
+_CURVE64 = (
+    0.5, -0.16666666666666666, 0.04166666666666635, -0.008333333333326476, 0.0013888888888112481,
+    -0.00019841269788829305, 2.480158502256473e-05, -2.7557252675887993e-06, 2.7555984594572105e-07,
+    -2.503364074111045e-08, 2.0702796640238533e-09, -1.4984740350321805e-10, 7.453711219968302e-12,
+)  # fmt: skip
+
+
+def curve(y: Array) -> Array:
+    """(exp(-y) - 1 + y) / y**2 for 0 <= y <= 1."""
+    return polynomial(y, _CURVE64 if y.dtype == jnp.float64 else _CURVE)
+
+
 def exp_parts(x: Array, rest: Array | None = None, shift: int | Array = 0) -> tuple[Array, Array]:
     """(scale, p) with exp(x + rest) * 2**shift = scale * (1 + p) and |p| < 0.42, for x + rest <= 0."""
     form, low = format_of(x), lowest(x, shift)

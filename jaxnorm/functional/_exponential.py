@@ -10,13 +10,21 @@ from ._kernel import elementwise
 
 
 def _expm1_below_zero(x: Array) -> Array:
-    return elementary.expm1(jnp.minimum(x, 0))
+    return elementary.expm1(jnp.where(x > 0, 0, x))  # of slope 1 at 0, not the mean of both sides
 
 
+# Its own derivative: that of the polynomial in it would be added up of subnormal numbers in the tail.
+@jax.custom_jvp
 def _scaled_exp_below_zero(x: Array, scale: ArrayLike) -> Array:
     """`scale * exp(min(x, 0))`, multiplied out before the exponential can become subnormal."""
     shift = elementary.format_of(x).spare
     return scale * elementary.exp(jnp.where(x > 0, 0, x), shift=shift) * 2.0**-shift
+
+
+_scaled_exp_below_zero.defjvps(
+    lambda dx, y, x, scale: dx * jnp.where(x > 0, 0, y),
+    lambda dscale, _, x, scale: _scaled_exp_below_zero(x, dscale),
+)
 
 
 @elementwise
@@ -57,7 +65,7 @@ def elu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
     >>> elu(jnp.array([-jnp.inf, 0.0, 2.0])).tolist()
     [-1.0, 0.0, 2.0]
     """
-    return jnp.where(x < 0, alpha * _expm1_below_zero(x), x)
+    return jnp.where(x < 0, _checks.hyperparameter('elu', 'alpha', alpha) * _expm1_below_zero(x), x)
 
 
 # The exponential itself, not elu(x) + alpha: that sum has no digits left in the tail.
@@ -128,14 +136,39 @@ def celu(x: ArrayLike, alpha: ArrayLike = 1.0) -> Array:
 
 @celu.derivative
 def _celu_slope(x: Array, alpha: ArrayLike = 1.0) -> Array:
+    if not isinstance(alpha, jax.Array) and alpha == 1:
+        return _elu_slope(x)
+    return _celu_rise(x, jnp.asarray(alpha, x.dtype))
+
+
+# Its derivatives are itself times (dx - x / alpha dalpha) / alpha, and normal numbers where it is none.
+@jax.custom_jvp
+def _celu_rise(x: Array, alpha: Array) -> Array:
     return jnp.where(x > 0, 1, elementary.exp(*_divided(x, alpha)))
 
 
-# The difference is q**2 / 2 near 0, where nothing of it is left to a float but nothing is needed of it either.
+def _celu_bend(x: Array, alpha: Array, by_alpha: bool = False) -> Array:
+    shift = elementary.format_of(x).spare
+    quotient, rest = _divided(x, alpha)
+    quotient, half = jnp.maximum(quotient, elementary.lowest(x, shift)), 2.0 ** -(shift // 2)
+    bend = elementary.exp(quotient, rest, shift) * (half / alpha) * half
+    return jnp.where(x > 0, 0, -quotient * bend if by_alpha else bend)
+
+
+_celu_rise.defjvps(
+    lambda dx, _, x, alpha: dx * _celu_bend(x, alpha),
+    lambda dalpha, _, x, alpha: dalpha * _celu_bend(x, alpha, by_alpha=True),
+)
+
+
+# The difference is q**2 / 2 near 0, where nothing would be left of it.
 @celu.derivative(by='alpha')
 def _celu_by_alpha(x: Array, alpha: ArrayLike = 1.0) -> Array:
     quotient, rest = _divided(x, alpha)
-    return elementary.expm1(quotient) - quotient * elementary.exp(quotient, rest)
+    quotient = jnp.maximum(quotient, elementary.lowest(x))  # no inf * 0 below it
+    y = jnp.minimum(-quotient, 1)
+    near = y * y * ((1 + y) * elementary.curve(y) - 1)
+    return jnp.where(quotient > -1, near, elementary.expm1(quotient) - quotient * elementary.exp(quotient, rest))
 
 
 # The fixed point of zero mean and unit variance, Klambauer et al., eq. 14.
@@ -250,8 +283,12 @@ def _softplus_slope(x: Array, beta: ArrayLike = 1.0) -> Array:
 def _softplus_by_beta(x: Array, beta: ArrayLike = 1.0) -> Array:
     minus, rest = elementary.minus_magnitude(*elementary.scaled(x, beta))
     assert rest is not None  # as `scaled` gives two parts
-    entropy = elementary.log1p(elementary.exp(minus, rest)) - (minus + rest) * elementary.logistic(minus, rest)
-    return -entropy / beta / beta
+    shift = elementary.format_of(x).spare  # a quotient by a small beta is normal where the entropy is not
+    u = elementary.exp(minus, rest, shift=shift)
+    one = 1 + u * 2.0**-shift
+    entropy = elementary.log1p(u * 2.0**-shift, times=u) - (minus + rest) * u / one
+    half = 2.0 ** -(shift // 2) / beta
+    return -entropy * half * half
 
 
 @elementwise
@@ -284,6 +321,11 @@ def exponential(x: ArrayLike) -> Array:
     return elementary.exp_of_any_sign(x)
 
 
+# Its own derivative, of which autodiff would lose digits where it is next to subnormal; finite where it overflows.
 @exponential.derivative
+@jax.custom_jvp
 def _exponential_slope(x: Array) -> Array:
     return elementary.exp_of_any_sign(x)
+
+
+_exponential_slope.defjvps(lambda dx, y, x: dx * jnp.where(y == jnp.inf, 0, y))

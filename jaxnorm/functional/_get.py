@@ -12,6 +12,8 @@ _ALIASES: dict[str, tuple[str, dict[str, Any]]] = {
     'linear': ('identity', {}),
     'none': ('identity', {}),
     'gelu_exact': ('gelu', {}),
+    'gelu_python': ('gelu', {}),
+    'gelu_python_tanh': ('gelu', {'approximate': True}),
     'gelu_tanh': ('gelu', {'approximate': True}),
     'gelu_new': ('gelu', {'approximate': True}),
     'gelu_fast': ('gelu', {'approximate': True}),
@@ -92,7 +94,8 @@ def get(name: str | Callable[..., Any]) -> Callable[..., Any]:
 
     References
     ----------
-    The names are those of `jax.nn`, PyTorch, Keras and the ``ACT2FN`` table of Hugging Face's transformers.
+    The names are those of `jax.nn`, PyTorch and Keras, and those of the ``ACT2FN`` table of Hugging Face's transformers
+    that stand for the same function.
 
     Examples
     --------

@@ -76,7 +76,8 @@ TypeError
 
 def compute_dtype(dtype: Any) -> Any:
     """The dtype of the arithmetic inside a kernel: at least float32."""
-    return jnp.promote_types(dtype, jnp.float32)
+    # not by promotion, which JAX refuses for the narrowest formats, and for all when it is strict
+    return jnp.dtype(dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32)
 
 
 def computed_once(*arrays: Array) -> tuple[Array, ...]:
@@ -95,6 +96,12 @@ def _not_fused(first: Array, *others: Array) -> tuple[Array, ...]:
 
 def _freeze(value: Any) -> Any:
     return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
+
+
+def _array(value: Any) -> Any:
+    """The array that another library's parameter stands for, even if that can be called."""
+    convert = getattr(value, '__jax_array__', None)
+    return value if convert is None else convert()
 
 
 def _door(
@@ -131,17 +138,22 @@ def _door(
                 values = dict(signature.bind(*args, **kwargs).arguments)
             except TypeError as error:
                 raise TypeError(f'{op}: {error}; the signature is {op}{signature}.') from None
-        constants, arrays = [], {first: values.pop(first)}
+        constants, arrays = [], {first: _array(values.pop(first))}
         for name in names:
             if name in values:
                 value = values[name]
                 if isinstance(value, list):
                     value = _freeze(value)
+                value = _array(value)
                 if isinstance(value, _CONSTANT) or callable(value):
                     constants.append((name, value))
                 else:
                     arrays[name] = value
-        return jitted(tuple(constants), arrays)
+        try:
+            return jitted(tuple(constants), arrays)
+        except (TypeError, ValueError, OverflowError):
+            _checks.takes(op, dict(constants), arrays)  # what JAX says of them names no argument
+            raise
 
     if family:
         door.__doc__ = _docs.complete(fun.__doc__, names, family)
@@ -209,8 +221,12 @@ class _Rule:
     partials: tuple[tuple[str, Callable[..., Array]], ...] = ()  # derivatives by hyperparameters
 
     def value(self, x: Array, arrays: Mapping[str, Array]) -> Array:
-        wide = x.astype(compute_dtype(x.dtype))
-        return self.formula(wide, **dict(self.constants), **arrays).astype(x.dtype)
+        return self.of(self.formula, x, arrays, compute_dtype(x.dtype)).astype(x.dtype)
+
+    def of(self, function: Callable[..., Array], x: Array, arrays: Mapping[str, Array], wide: Any) -> Array:
+        """A function of the input, or of a mask, and the hyperparameters, all in the dtype of the arithmetic."""
+        given = {n: a.astype(wide) for n, a in arrays.items()}
+        return function(x if x.dtype == jnp.bool_ else x.astype(wide), **dict(self.constants), **given)
 
 
 @dataclass(frozen=True)
@@ -223,13 +239,12 @@ class _Slope:
     def __call__(self, residuals: Sequence[Array], operands: Sequence[Array | None]) -> list[Array]:
         kept, *arrays = residuals
         tangent = cast(Array, operands[0])
-        if jnp.issubdtype(kept.dtype, jnp.floating):
-            kept = kept.astype(compute_dtype(kept.dtype))
+        wide = compute_dtype(tangent.dtype)  # that of the input, of which a mask does not tell
         assert self.rule.slope is not None  # only rules that have one come here
-        slope = self.rule.slope(kept, **dict(self.rule.constants), **dict(zip(self.names, arrays, strict=True)))
+        slope = self.rule.of(self.rule.slope, kept, dict(zip(self.names, arrays, strict=True)), wide)
         if slope.dtype == jnp.bool_:  # a step: select, so that an infinite tangent meets no 0 * inf
             return [jnp.where(slope, tangent, jnp.zeros_like(tangent))]
-        return [(tangent.astype(slope.dtype) * slope).astype(tangent.dtype)]
+        return [(tangent.astype(wide) * slope.astype(wide)).astype(tangent.dtype)]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -244,7 +259,7 @@ def _evaluate_jvp(rule: _Rule, primals: tuple[Any, ...], tangents: tuple[Any, ..
     if not isinstance(dx, SymbolicZero):
         kept = x
         if rule.residual is not None:  # of the input as the formula sees it: 0.1 is another number in bfloat16
-            kept = rule.residual(x.astype(compute_dtype(x.dtype)), **dict(rule.constants), **arrays)
+            kept = rule.of(rule.residual, x, arrays, compute_dtype(x.dtype))
         slope = _Slope(rule, tuple(arrays))
         parts += linear(slope, slope, [kept, *arrays.values()], [dx])
     learned = {n: d for n, d in darrays.items() if not isinstance(d, SymbolicZero)}

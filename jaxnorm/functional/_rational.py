@@ -11,8 +11,9 @@ from ._kernel import elementwise
 
 def _root(x: Array, b: Array) -> tuple[Array, Array, Array, Array]:
     """(|x|, where b adds nothing to its square, which need be no number there; x**2 + b; the root of that)."""
-    y = elementary.magnitude(x)
-    far, square = y > 2.0 ** (jnp.finfo(x.dtype).maxexp // 2 - 2), x * x + b
+    y, least = elementary.magnitude(x), float(jnp.finfo(x.dtype).tiny)
+    far = y > 2.0 ** (jnp.finfo(x.dtype).maxexp // 2 - 2)
+    square = x * x + jnp.where(jnp.abs(b) < least, least, b)  # of an array with 0, where relu is the limit: no 0 / 0
     return y, far, square, jnp.where(far, y, jnp.sqrt(square))
 
 
@@ -65,25 +66,27 @@ def _squareplus_slope(x: Array, b: ArrayLike = 4.0) -> Array:
 
 
 # At -|x| it is b / (2 (x**2 + b + |x| sqrt(x**2 + b))), far out (sqrt(b) / (2 x))**2; those at x and -x add up to 1.
-# Its own derivatives are (b dx - x db / 2) / (2 sqrt(x**2 + b)**3).
+# Its own derivatives are (b dx - x db / 2) / (2 sqrt(x**2 + b)**3); the cube of the root may be no number.
 @jax.custom_jvp
 def _rise(x: Array, b: Array) -> Array:
     y, far, square, root = _root(x, b)
     ratio = jnp.where(far, 0.5 * jnp.sqrt(b), 0.5 * b) * (1 / jnp.where(far, y, square + y * root))
     left = jnp.where(far, ratio * ratio, ratio)
-    return jnp.where(x < 0, left, 1 - left)
+    return jnp.where(x > 0, 1 - left, left)
 
 
-def _bend(x: Array, b: Array, factor: Array) -> Array:
-    """factor / (2 sqrt(x**2 + b)**3)."""
-    root = _root(x, b)[-1]
-    return 0.5 * factor / root / root / root
+def _by_x(x: Array, b: Array) -> Array:
+    r = 1 / _root(x, b)[-1]
+    return 0.5 * r * (b * r * r)
 
 
-_rise.defjvps(
-    lambda dx, _, x, b: dx * _bend(x, b, b),
-    lambda db, _, x, b: db * _bend(x, b, -0.5 * x),
-)
+def _by_b(x: Array, b: Array) -> Array:
+    *_, far, _, root = _root(x, b)
+    r = 1 / root
+    return -0.25 * r * (r * jnp.where(far, jnp.sign(x), x * r))
+
+
+_rise.defjvps(lambda dx, _, x, b: dx * _by_x(x, b), lambda db, _, x, b: db * _by_b(x, b))
 
 
 @squareplus.derivative(by='b')

@@ -91,8 +91,8 @@ def _relu6_slope(inside: Array) -> Array:
 
 
 def _leak(x: Array, slope: ArrayLike) -> Array:
-    if isinstance(slope, jax.Array):  # a slope of 0 gives 0 at -inf too
-        return jnp.where(x > 0, x, jnp.where(slope == 0, 0, slope * x))
+    if isinstance(slope, jax.Array):  # a slope of 0 gives 0 at -inf too, and nan at nan
+        return jnp.where(x > 0, x, jnp.where(slope == 0, jnp.maximum(x, 0), slope * x))
     return jnp.where(x > 0, x, slope * x) if slope != 0 else jnp.maximum(x, 0)
 
 
@@ -128,7 +128,7 @@ def leaky_relu(x: ArrayLike, negative_slope: ArrayLike = 0.01) -> Result:
     >>> leaky_relu(jnp.array([-2.0, 0.0, 2.0]), 0.25).tolist()
     [-0.5, 0.0, 2.0]
     """
-    return _leak(x, negative_slope)
+    return _leak(x, _checks.hyperparameter('leaky_relu', 'negative_slope', negative_slope))
 
 
 @leaky_relu.derivative(residual=lambda x, negative_slope=0.01: x > 0)
@@ -142,14 +142,14 @@ def _leaky_relu_by_slope(x: Array, negative_slope: ArrayLike = 0.01) -> Array:
 
 
 @elementwise(unit_out=1)
-def prelu(x: ArrayLike, slope: ArrayLike) -> Result:
+def prelu(x: ArrayLike, slope: ArrayLike = 0.25) -> Result:
     r"""Parametric rectified linear unit: `leaky_relu` with a slope that is learned.
 
     .. math:: \mathrm{prelu}(x) = \begin{cases} x & x > 0 \\ a x & x \le 0 \end{cases}
 
     Parameters
     ----------
-    slope : array or float
+    slope : array or float, optional
         The slope :math:`a` on the negative side, dimensionless. An array broadcasts to `x`: a scalar is shared, one
         of the size of the last axis holds a slope a channel. It can be differentiated with respect to.
 
@@ -177,13 +177,13 @@ def prelu(x: ArrayLike, slope: ArrayLike) -> Result:
     return _leak(x, _checks.hyperparameter('prelu', 'slope', slope))
 
 
-@prelu.derivative(residual=lambda x, slope: x > 0)
-def _prelu_slope(positive: Array, slope: ArrayLike) -> Array:
+@prelu.derivative(residual=lambda x, slope=0.25: x > 0)
+def _prelu_slope(positive: Array, slope: ArrayLike = 0.25) -> Array:
     return jnp.where(positive, 1.0, slope)
 
 
 @prelu.derivative(by='slope')
-def _prelu_by_slope(x: Array, slope: ArrayLike) -> Array:
+def _prelu_by_slope(x: Array, slope: ArrayLike = 0.25) -> Array:
     return jnp.where(x > 0, 0, x)
 
 
@@ -201,12 +201,13 @@ class _Drawn:
         positive, key = residuals
         (t,) = operands
         assert t is not None
-        return [jnp.where(positive, t, (self.slopes(key, t) * t).astype(t.dtype))]
+        slopes = self.slopes(key, t)
+        return [jnp.where(positive, t, (slopes * t.astype(slopes.dtype)).astype(t.dtype))]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _random_leak(drawn: _Drawn, x: Array, key: Array) -> Array:
-    return jnp.where(x > 0, x, (drawn.slopes(key, x) * x).astype(x.dtype))
+    return _leak(x.astype(compute_dtype(x.dtype)), drawn.slopes(key, x)).astype(x.dtype)
 
 
 # The key is saved, not the slopes: they are drawn once more.

@@ -30,7 +30,7 @@ class _Row:
         return jnp.sum(x, self.axes, keepdims=True)
 
     def greatest(self, x: Array) -> Array:
-        return jnp.max(x, self.axes, keepdims=True, initial=-jnp.inf)
+        return jnp.max(x, self.axes, keepdims=True, initial=None if x.size else -jnp.inf)  # not all formats have one
 
 
 def _row(op: str, x: Array, axis: Axes, temperature: ArrayLike = 1.0) -> tuple[_Row, Array | None]:
@@ -48,8 +48,22 @@ def _row(op: str, x: Array, axis: Axes, temperature: ArrayLike = 1.0) -> tuple[_
     return row, array.reshape((1,) * (x.ndim - array.ndim) + array.shape)
 
 
+def _finite(row: _Row, temperature: Array | None, dtype: Any) -> Array:
+    """The temperature, or the greatest with a reciprocal that is a normal number, for XLA multiplies with that."""
+    most = 1 / float(jnp.finfo(dtype).tiny)
+    if temperature is None:
+        return jnp.asarray(min(row.temperature, most), dtype)
+    return jnp.minimum(temperature.astype(dtype), most)
+
+
+def _divisor(row: _Row, temperature: Array | None, dtype: Any) -> Array:
+    """The same in place of 0, too: no 0 / 0 of the greatest in a row."""
+    t, least = _finite(row, temperature, dtype), float(jnp.finfo(dtype).tiny)
+    return jnp.where(jnp.abs(t) < least, least, t)
+
+
 def _visible(x: Array, where: Array | None) -> Array:
-    return x if where is None else jnp.where(where, x, -jnp.inf)
+    return x if where is None else jnp.where(where, _wide(x), -jnp.inf)
 
 
 def _exponentials(row: _Row, x: Array, m: Array, temperature: Array | None) -> tuple[Array, Array]:
@@ -59,7 +73,7 @@ def _exponentials(row: _Row, x: Array, m: Array, temperature: Array | None) -> t
     """
     if temperature is None and row.temperature == 1:
         return _exponentials_of_differences(x, m)
-    return _exponentials_of_quotients(x, m, row.temperature if temperature is None else temperature)
+    return _exponentials_of_quotients(x, m, _divisor(row, temperature, x.dtype))
 
 
 def _exponentials_of_differences(x: Array, m: Array) -> tuple[Array, Array]:
@@ -92,9 +106,8 @@ def _exponentials_of_differences(x: Array, m: Array) -> tuple[Array, Array]:
     return exponential(x), exponential(m)
 
 
-def _exponentials_of_quotients(x: Array, m: Array, temperature: ArrayLike) -> tuple[Array, Array]:
+def _exponentials_of_quotients(x: Array, m: Array, temperature: Array) -> tuple[Array, Array]:
     """For the same reason the difference and the quotient are carried in two parts."""
-    temperature = jnp.asarray(temperature, x.dtype)
     top, d = x == m, x - m
     back = d - x
     rest = jnp.where(jnp.isfinite(d), (x - (d - back)) - (m + back), 0)
@@ -160,8 +173,9 @@ def _softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None
 def _log_softmax(row: _Row, x: Array, where: Array | None, temperature: Array | None) -> tuple[Array, None]:
     m, s = _sums(row, x, where, temperature)
     wide = _wide(x)
-    d = jnp.where(wide == m, 0, wide - m)  # both are negative, d and what is subtracted: no digit is lost
-    y = d / (row.temperature if temperature is None else temperature.astype(d.dtype)) - _log_of_sum(s)
+    z = (wide - m) / _finite(row, temperature, wide.dtype)
+    # both are negative, z and what is subtracted: no digit is lost; and inf - inf and 0 / 0 are none
+    y = jnp.where(wide == m, 0, z) - _log_of_sum(s)
     y = jnp.where(wide == wide, y, wide) if where is None else jnp.where(where, y, -jnp.inf)  # as in `_shares`
     return y.astype(x.dtype), None
 
@@ -194,7 +208,8 @@ class _Slope:
         temperature = rest.pop(0) if self.varies else None
         sums = _Sums(*rest) if rest else None
         p = kept if self.kept == 'result' else _probabilities(self.row, kept, where, temperature, sums)
-        divisor = self.row.temperature if temperature is None else temperature.astype(p.dtype)
+        number = temperature is None and self.row.temperature == 1
+        divisor = 1 if number else _divisor(self.row, temperature, p.dtype)
         if not self.transposed:
             return [self.forward(kept, p, where, divisor, *operands)]
         (c,) = operands
@@ -400,17 +415,17 @@ def softmin(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, tempe
 
 
 @kernel(family=_ROW)
-def logsumexp(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, keepdims: bool = False) -> Array:
+def logsumexp(x: ArrayLike, axis: Axes | None = None, where: ArrayLike | None = None, keepdims: bool = False) -> Array:
     r"""Logarithm of the sum of exponentials, a smooth maximum.
 
     .. math:: \mathrm{logsumexp}(x) = \log \sum_j e^{x_j}
 
     Parameters
     ----------
-    x : array of rank at least 1
+    x : array of any shape
         Dimensionless.
     axis : int or tuple of int, optional
-        What to sum over.
+        What to sum over; by default all axes, as in `jax.nn`.
     keepdims : bool
         Whether the axis stays, with size 1.
 
@@ -444,10 +459,10 @@ def logsumexp(x: ArrayLike, axis: Axes = -1, where: ArrayLike | None = None, kee
     >>> import jax.numpy as jnp
     >>> float(logsumexp(jnp.array([1000.0, 0.0])))
     1000.0
-    >>> logsumexp(jnp.full((2, 3), -jnp.inf), keepdims=True).tolist()
+    >>> logsumexp(jnp.full((2, 3), -jnp.inf), -1, keepdims=True).tolist()
     [[-inf], [-inf]]
     """
-    row = _Row(_checks.axes('logsumexp', 'axis', axis, x.ndim))
+    row = _Row(tuple(range(x.ndim)) if axis is None else _checks.axes('logsumexp', 'axis', axis, x.ndim))
     kept, _ = _log_sum_exp(row, x, _checks.mask('logsumexp', 'where', where, x.shape), None)
     return kept if _checks.flag('logsumexp', 'keepdims', keepdims) else jnp.squeeze(kept, row.axes)
 
@@ -597,7 +612,7 @@ def gumbel_softmax(x: ArrayLike, key: Any, temperature: ArrayLike = 1.0, hard: b
         if key is not None:
             noisy = noisy + jax.random.gumbel(key, x.shape, noisy.dtype)
         soft, _ = _softmax(row, noisy, None, divisor)
-        if not hard:
+        if not hard or not soft.size:
             return soft.astype(x.dtype)
         chosen = jax.nn.one_hot(jnp.argmax(soft, one), x.shape[one], dtype=soft.dtype, axis=one)
         return (chosen + (soft - lax.stop_gradient(soft))).astype(x.dtype)  # the difference is zero, and has a slope

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .. import _checks
 from .. import functional as F
 from .._typing import ArrayLike, Result
-from ._base import Activation, default
+from ._base import Activation, Applied, default
 from ._fit import phase
 
 
@@ -24,7 +24,13 @@ class LeakyReLU(Activation, fn=F.leaky_relu):
     """Rectified linear unit with a small slope below zero; see `jaxnorm.functional.leaky_relu`."""
 
 
-class PReLU(Activation, fn=F.prelu, learned={'slope': 0.25}, aliases={'num_parameters': 'in_size', 'init': 'slope'}):
+class PReLU(
+    Activation,
+    fn=F.prelu,
+    learned={'slope': default(F.prelu, 'slope')},
+    bare=True,
+    aliases={'num_parameters': 'in_size', 'init': 'slope'},
+):
     """Rectified linear unit with a learned slope below zero; see `jaxnorm.functional.prelu`."""
 
 
@@ -56,16 +62,17 @@ class StarReLU(Activation, fn=F.star_relu, learned={n: default(F.star_relu, n) f
     """Square of the positive part with learned scale and bias; see `jaxnorm.functional.star_relu`."""
 
 
-class _Resizing(Activation):
-    """An activation whose result has another size along `axis` than its input."""
+class _Resizing(Applied):
+    """A function whose result has another size along `axis` than its input."""
 
     axis: int
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         size: list[int] = list(cast(Any, self.in_size) or ())
-        at = self.axis - (self.axis > 0)  # `in_size` has no batch, which comes first
-        if self.axis and -len(size) <= at < len(size):
+        axis = self.axis if isinstance(self.axis, int) else 0  # what is no axis is refused in the call
+        at = axis - (axis > 0)  # `in_size` has no batch, which comes first
+        if axis and -len(size) <= at < len(size):
             size[at] = self._resized(size[at])
             self.out_size = tuple(size)
 
@@ -312,13 +319,16 @@ class GumbelSoftmax(Activation, fn=F.gumbel_softmax, aliases={'dim': 'axis', 'ta
         return self._apply(x, mask, key=brainstate.random.split_key() if drawn else None)
 
 
-class _Gate(Activation):
-    """An activation of two arrays, or of the halves of one."""
+class _Gate(_Resizing):
+    """A function of two arrays, or of the halves of one, whose size is `in_size`."""
+
+    def _resized(self, size: int) -> int:
+        return size if size % 2 else size // 2  # that of one of two arrays, where there are no halves
 
     # a further input, not a mask, is what comes second
-    def update(self, x: ArrayLike, other: ArrayLike | None = None) -> Result:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def update(self, x: ArrayLike, other: ArrayLike | None = None, mask: ArrayLike | None = None) -> Result:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Apply the function to the halves of `x`, or to `x` and `other`."""
-        return self._apply(x, None, other=other)
+        return self._apply(x, mask, other=other)
 
 
 class GLU(_Gate, fn=F.glu, inputs=('other',), aliases={'dim': 'axis'}):

@@ -1,4 +1,4 @@
-"""The two base classes: an activation made from its function, and a norm that owns scale and bias."""
+"""The base classes: an activation made from its function, and a norm that owns scale and bias."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -33,36 +33,48 @@ def _inside(change: Callable[[Any], Any], value: Any) -> Any:
     return {n: change(v) for n, v in value.items()} if kind is dict else value
 
 
-def _pack(value: Any) -> Any:
-    """`value` as something that pickles, with brainstate's states and layers in it."""
+def _pack(value: Any, seen: dict[int, _Pickled]) -> Any:
+    """`value` as something that pickles, with brainstate's states and layers in it; what is shared stays shared."""
+    if id(value) in seen:
+        return seen[id(value)]
+    kind: Any = type(value)
     if isinstance(value, brainstate.State):
-        return _Pickled(type(value), value.value)
-    if isinstance(value, brainstate.nn.Module) and not isinstance(value, Picklable):
-        return _Pickled(type(value), _pack(vars(value)))
-    if isinstance(value, brainstate.nn.init.Initializer):  # pickle looks for its class elsewhere
-        return _Pickled(type(value).__name__, _pack(vars(value)))
-    return _inside(_pack, value)
+        packed = _Pickled(kind, value.value)
+    elif isinstance(value, brainstate.nn.Module) and not isinstance(value, Picklable):
+        packed = _Pickled(kind, _pack(vars(value), seen))
+    elif isinstance(value, brainstate.nn.init.Initializer):
+        # pickle looks for brainstate's classes elsewhere
+        own = getattr(brainstate.nn.init, kind.__name__, None) is kind
+        packed = _Pickled(kind.__name__ if own else kind, _pack(vars(value), seen))
+    else:
+        return _inside(lambda v: _pack(v, seen), value)
+    seen[id(value)] = packed
+    return packed
 
 
-def _unpack(value: Any) -> Any:
-    if isinstance(value, _Pickled):
-        kind = getattr(brainstate.nn.init, value.kind) if isinstance(value.kind, str) else value.kind
-        if issubclass(kind, brainstate.State):
-            return kind(value.value)
+def _unpack(value: Any, seen: dict[int, Any]) -> Any:
+    if not isinstance(value, _Pickled):
+        return _inside(lambda v: _unpack(v, seen), value)
+    if id(value) in seen:
+        return seen[id(value)]
+    kind = getattr(brainstate.nn.init, value.kind) if isinstance(value.kind, str) else value.kind
+    if issubclass(kind, brainstate.State):
+        found = kind(value.value)
+    else:
         found = object.__new__(kind)
-        vars(found).update(_unpack(value.value))
-        return found
-    return _inside(_unpack, value)
+        vars(found).update(_unpack(value.value, seen))
+    seen[id(value)] = found
+    return found
 
 
 class Picklable:
     """A module of plain attributes, states and layers, as something that pickles."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return _pack(vars(self))
+        return _pack(vars(self), {})
 
     def __setstate__(self, attributes: dict[str, Any]) -> None:
-        vars(self).update(_unpack(attributes))
+        vars(self).update(_unpack(attributes, {}))
 
 
 def described(cls: type, *families: str | None, without: Sequence[str] = ()) -> None:
@@ -84,8 +96,8 @@ def described(cls: type, *families: str | None, without: Sequence[str] = ()) -> 
         cls.__doc__ = _docs.complete(cls.__doc__, (p.name for p in parameters), *families)
 
 
-class Activation(Picklable, brainstate.nn.ElementWiseBlock):
-    """An activation as a module, made from its function: ``class ELU(Activation, fn=F.elu)``.
+class Applied(Picklable, brainstate.nn.Module):
+    """A function as a module, made from it: ``class CReLU(Applied, fn=F.crelu)``.
 
     The constructor takes the function's hyperparameters, with its names, order and defaults; they become
     attributes. A `where` of the function is the `mask` of the call, and a `key` is no hyperparameter, nor are the
@@ -94,12 +106,14 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
     Hyperparameters that are `learned`, given with their initial values, are held by one state instead:
     ``class PReLU(Activation, fn=F.prelu, learned={'slope': 0.25})`` is constructed as ``PReLU(in_size=1, slope=0.25)``,
     with one number shared by all where `in_size` is 1, else one for each feature, and has the state
-    ``weight: {'slope'}``. `aliases` are other libraries' names of constructor arguments.
+    ``weight: {'slope'}``; a `bare` one, of which there is no other, is the state's value itself, as in brainstate's
+    PReLU. `aliases` are other libraries' names of constructor arguments.
     """
 
     fn: ClassVar[Callable[..., Any]]
     _hyper: ClassVar[tuple[str, ...]] = ()
     _learned: ClassVar[tuple[str, ...]] = ()
+    _bare: ClassVar[bool] = False
     _aliases: ClassVar[dict[str, str]] = {}
     _maskable: ClassVar[bool] = False
 
@@ -109,6 +123,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         aliases: dict[str, str] | None = None,
         learned: Mapping[str, Any] | None = None,
         inputs: Sequence[str] = (),
+        bare: bool = False,
     ) -> None:
         super().__init_subclass__()
         if fn is None:
@@ -119,6 +134,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
         parameters = [p for p in parameters if p.name not in ('where', 'key', *inputs)]
         cls._hyper = tuple(p.name for p in parameters)
         cls._learned = tuple(learned or ())
+        cls._bare = bare
         cls._aliases = aliases or {}
         one = inspect.Parameter
         options = [one('name', one.KEYWORD_ONLY, default=None)]
@@ -151,7 +167,7 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
             size = _size(op, size, {})
             shape = size if isinstance(size, tuple) else (size,)
             values = {n: jnp.array(_initial(op, n, given.pop(n), shape)) for n in self._learned}
-            self.weight = given.pop('param_type')(values)
+            self.weight = given.pop('param_type')(values[self._learned[0]] if self._bare else values)
             if shape != (1,):
                 self.in_size = self.out_size = size
         elif size is not None:
@@ -166,7 +182,8 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
     def _apply(self, x: ArrayLike, mask: ArrayLike | None, **more: Any) -> Result:
         options = {name: getattr(self, name) for name in self._hyper if name not in self._learned}
         if self._learned:
-            options |= {n: v.reshape(()) if v.shape == (1,) else v for n, v in self.weight.value.items()}
+            values = {self._learned[0]: self.weight.value} if self._bare else self.weight.value
+            options |= {n: v.reshape(()) if v.shape == (1,) else v for n, v in values.items()}
         if self._maskable:
             options['where'] = mask
         elif mask is not None:
@@ -175,6 +192,13 @@ class Activation(Picklable, brainstate.nn.ElementWiseBlock):
                 f'got {_checks.describe(mask)}; multiply the result by it instead.'
             )
         return type(self).fn(x, **(options | more))
+
+
+class Activation(Applied, brainstate.nn.ElementWiseBlock):
+    """A function whose result has the size of its input: ``class ELU(Activation, fn=F.elu)``, as `Applied` in all else.
+
+    What is no such function must not come from here: a `brainstate.nn.Sequential` asks no element-wise block its size.
+    """
 
 
 def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str], learned: bool) -> str:
@@ -425,7 +449,14 @@ def _size(op: str, in_size: Any, aliases: dict[str, Any]) -> int | tuple[int, ..
 
 def _initial(op: str, argument: str, init: Any, shape: tuple[int, ...]) -> Array:
     """The initial value of a parameter."""
-    value = jnp.asarray(init(shape) if callable(init) else init, brainstate.environ.dftype())
+    given = init(shape) if callable(init) else init
+    try:
+        value = jnp.asarray(given, brainstate.environ.dftype())
+    except (TypeError, ValueError):
+        raise TypeError(
+            f'{op}: {argument} must be numbers, or a function of a shape that returns them, got '
+            f'{_checks.describe(given)}; pass for example 0.5.'
+        ) from None
     if not _checks.broadcasts(value.shape, shape):
         raise ValueError(
             f'{op}: {argument} must give the shape {shape}, got {value.shape}; return an array of that shape.'

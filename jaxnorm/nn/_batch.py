@@ -81,6 +81,7 @@ class _BatchNorm(Running, _ChannelNorm):
     """The one batch norm; its public names differ in the number of spatial axes, and in what they do while fitting."""
 
     _families = (_BATCH_NORM,)
+    _powers: ClassVar[dict[str, int]] = {'running_mean': 1, 'running_var': 2}
     #: None is any
     num_spatial_dims: ClassVar[int | None] = None
 
@@ -190,6 +191,8 @@ class _BatchNorm(Running, _ChannelNorm):
         options = {'where': mask, 'axis': axis, 'epsilon': self.epsilon, **self._activated(scale, bias)}
         if self.track_running_stats and not self._fits(fit):
             return self._result(F.batch_norm(x, self.running_mean.value, self.running_var.value, **options), mask)
+        if self.track_running_stats:
+            self._settle(x)
         over = {'where': mask, 'axis': axis, 'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
         count = None if mask is None and not self.unbiased else _batch.count(op, _units.number(x), **over)
         if mask is not None:
@@ -214,6 +217,7 @@ class _BatchNorm(Running, _ChannelNorm):
         if weight is None:
             weight = _batch.average_weight(self.momentum, step, self.debias)
         old = self.running_mean.value, self.running_var.value
+        mean, var = (_units.like(b, o) for b, o in zip((mean, var), old, strict=True))
         self.running_mean.value, self.running_var.value, sound = _batch.running_average(
             mean, var, *old, weight=weight, count=count, unbiased=self.unbiased
         )
@@ -469,11 +473,21 @@ class SplitBatchNorm(_BatchNorm):
             masks = [part == i if mask is None else (part == i) & mask for i in range(self.num_splits)]
             results = [u(x, m, fit=fit, **parameters) for u, m in zip(updates, masks, strict=True)]
             return functools.reduce(jnp.add, results)  # each is 0 where another one is not
-        shared = mask is None or jnp.ndim(mask) < jnp.ndim(x) or jnp.shape(mask)[0] == 1
-        parts = [slice(i * size, (i + 1) * size) for i in range(self.num_splits)]
-        return jnp.concatenate(
-            [
-                u(x[p], mask if shared else cast(Any, mask)[p], fit=fit, **parameters)
-                for u, p in zip(updates, parts, strict=True)
-            ]
-        )
+
+        def of(part: slice, value: Any) -> Any:
+            shared = value is None or jnp.ndim(value) < jnp.ndim(x) or jnp.shape(value)[0] == 1
+            return value if shared else cast(Any, value)[part]
+
+        states = [state for layer in (self, *self.aux) for state in layer._running]
+        before = [state.value for state in states]
+        results = []
+        try:
+            for i, apply in enumerate(updates):
+                part = slice(i * size, (i + 1) * size)
+                more = {name: of(part, value) for name, value in parameters.items()}
+                results.append(apply(x[part], of(part, mask), fit=fit, **more))
+        except Exception:  # of a later part: none has moved then
+            for state, value in zip(states, before, strict=True):
+                state.value = value
+            raise
+        return jnp.concatenate(results)

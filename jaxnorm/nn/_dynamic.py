@@ -3,6 +3,7 @@
 from typing import Any
 
 import brainstate
+import numpy as np
 
 from .. import functional as F
 from .._typing import Axes, Result, Size
@@ -22,7 +23,7 @@ class _Dynamic(Normalization, without=['aliases', 'scale_offset', 'activation'])
         normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
-        if normalized_shape is not None and not isinstance(normalized_shape, int):
+        if normalized_shape is not None and not isinstance(normalized_shape, int | np.integer):
             feature_axes = tuple(range(-len(normalized_shape), 0))
         super().__init__(
             in_size, feature_axes, aliases={'normalized_shape': normalized_shape}, param_type=param_type, **options

@@ -1,6 +1,6 @@
 """EvoNorm as modules."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import brainstate
 import brainunit
@@ -44,6 +44,7 @@ class EvoNormB0(_Running, without=['activation']):
     (3,)
     """
 
+    _powers: ClassVar[dict[str, int]] = {'running_var': 2}
     running_var: brainstate.State
 
     def __init__(

@@ -4,6 +4,7 @@ from typing import Any, cast
 
 import brainstate
 import jax.numpy as jnp
+import numpy as np
 
 from .. import _checks
 from .. import functional as F
@@ -64,7 +65,7 @@ class _AxisNorm(_Casting, without=['aliases']):
         normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
-        if normalized_shape is not None and not isinstance(normalized_shape, int):
+        if normalized_shape is not None and not isinstance(normalized_shape, int | np.integer):
             # PyTorch's name comes with PyTorch's meaning: all of these axes, for statistics and parameters
             reduction_axes = feature_axes = tuple(range(-len(normalized_shape), 0))
         super().__init__(in_size, feature_axes, aliases={'normalized_shape': normalized_shape}, **options)
@@ -175,10 +176,10 @@ class _ChannelNorm(Normalization):
         # a number of channels says nothing of the axes between it and the batch, so there the axis is the input's; a
         # shape of one axis, as brainstate has it, is the last one
         self._axis = None
-        if isinstance(size, int) and isinstance(feature_axis, int):
+        if isinstance(size, int | np.integer) and isinstance(feature_axis, int):
             self._axis, feature_axis = feature_axis + (feature_axis >= 0), 0
         super().__init__(in_size, feature_axis, aliases=aliases, **options)
-        self.any_resolution = isinstance(size, int) or len(size) == 1
+        self.any_resolution = isinstance(size, int | np.integer) or len(size) == 1
         self.epsilon = _checks.number(type(self).__name__, 'epsilon', epsilon, at_least=0)
 
     @property

@@ -2,7 +2,8 @@
 
 import copy
 import functools
-from types import SimpleNamespace
+import inspect
+import threading
 from typing import Any, cast
 
 import brainstate
@@ -14,6 +15,9 @@ from .._typing import Axes, Result
 from ..functional._reparametrization import leading_vector, weight_length
 from ._base import Picklable, default, described
 from ._running import POOLING, Running
+
+#: The weight of a layer is another one while it is called: by one thread at a time.
+_LOCK = threading.RLock()
 
 
 class Reparametrization(Picklable, brainstate.nn.Module):
@@ -60,8 +64,9 @@ class Reparametrization(Picklable, brainstate.nn.Module):
         raise NotImplementedError
 
     def update(self, *args: Any, fit: bool | None = None, **kwargs: Any) -> Any:
-        """Call the layer. Both phases are the same, so `fit` has no effect."""
-        return self._call(self.effective_weight, args, kwargs)
+        """Call the layer. Both phases are the same here; `fit` is for a layer that takes one."""
+        with _LOCK:
+            return self._call(self.effective_weight, args, kwargs, fit)
 
     def merge(self) -> Any:
         """A copy of the layer as it came, with the weight that it computes with now."""
@@ -96,16 +101,20 @@ class Reparametrization(Picklable, brainstate.nn.Module):
         owner = _inside(layer, modules)
         setattr(owner, attribute, type(getattr(owner, attribute))(value))
 
-    def _call(self, weight: Any, args: Any, kwargs: Any) -> Any:
-        """Call the layer with a weight. Its state is out of sight meanwhile: nothing is written into it."""
+    def _call(self, weight: Any, args: Any, kwargs: Any, fit: bool | None) -> Any:
+        """Call the layer with a weight, and with the phase if it takes one."""
+        if fit is not None and 'fit' in inspect.signature(self.layer.update).parameters:
+            kwargs = {**kwargs, 'fit': fit}
         modules, attribute, _ = self._place
-        owner = vars(_inside(self.layer, modules))
-        state = owner[attribute]
-        owner[attribute] = SimpleNamespace(value=self._filled(weight))
+        state = getattr(_inside(self.layer, modules), attribute)
+        kept = state.value
+        # The state holds the weight meanwhile, so that what is traced in the layer reads it as one. No trace around
+        # may take it for written, as it would by `state.value = ...`: it holds after the call what it held before.
+        state._value = self._filled(weight)
         try:
             return self.layer(*args, **kwargs)
         finally:
-            owner[attribute] = state
+            state._value = kept
 
     def __pretty_repr_item__(self, name: str, value: Any) -> Any:
         return None if name == '_place' else cast(Any, super()).__pretty_repr_item__(name, value)
@@ -349,8 +358,9 @@ class SpectralNorm(Running, Reparametrization):
     def update(self, *args: Any, fit: bool | None = None, **kwargs: Any) -> Any:
         """Call the layer; `fit` overrules frozen flag and environment."""
         fits = self._fits(fit)
-        weight, u, _ = self._normalized(self.n_steps if fits else 0)
-        y = self._call(weight, args, kwargs)
+        with _LOCK:
+            weight, u, _ = self._normalized(self.n_steps if fits else 0)
+            y = self._call(weight, args, kwargs, fit)
         if fits and self in POOLING:
             self._put(u=u)
         elif fits:

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import brainstate
+import numpy as np
 
 from .. import _checks
 from .. import functional as F
@@ -73,7 +74,7 @@ class ScaleNorm(Normalization, without=['aliases', 'use_scale', 'use_bias', 'bia
         normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
-        if normalized_shape is not None and not isinstance(normalized_shape, int):
+        if normalized_shape is not None and not isinstance(normalized_shape, int | np.integer):
             reduction_axes = tuple(range(-len(normalized_shape), 0))
         aliases = {'normalized_shape': normalized_shape}
         super().__init__(in_size, aliases=aliases, use_scale=False, use_bias=False, **options)

@@ -16,7 +16,7 @@ from .. import functional as F
 from .._typing import Array, ArrayLike, Axes, Result, Size
 from ..functional import _batch
 from ._base import default
-from ._fit import phase, watch
+from ._fit import UnsettledError, phase, watch
 from ._normalization import _SampleNorm
 
 
@@ -40,6 +40,8 @@ class Running:
     """
 
     frozen: bool
+    #: the states whose values have a unit, and in which power of the input's
+    _powers: ClassVar[dict[str, int]] = {}
     #: whether the statistics are those of data, which `recalibrate` can set
     _of_data: ClassVar[bool] = True
 
@@ -69,9 +71,31 @@ class Running:
             return True
         return phase(type(self).__name__, fit, self.frozen)
 
+    def _settle(self, x: Any) -> None:
+        """Give the statistics the unit of what they are of, with the first batch that has one."""
+        unit = _units.unit_of(x)
+        states = {getattr(self, name): power for name, power in self._powers.items()}
+        if unit is None or any(_units.unit_of(s.value) is not None for s in states):
+            return
+        # inside a function that is traced, states cannot take another form
+        if any(s.stack_level != brainstate.BatchState(0).stack_level for s in states):
+            raise UnsettledError(
+                f'{type(self).__name__}: x must not be the first batch with a unit in a function that is traced, got '
+                f'one in {unit}; jit with jaxnorm.jit, or fit one batch before.',
+                lambda: self._settle(x),
+            )
+        for state, power in states.items():
+            state.value = _units.attach(state.value, unit, power)
+        pooling = POOLING.get(self)
+        if pooling is not None and not pooling.state.value['batches']:
+            pooling.state.value = self._empty()
+
+    def _empty(self) -> dict[str, Any]:
+        return {'batches': jnp.zeros((), jnp.int32), **self._nothing()}
+
     def _pool(self, kind: str) -> None:
         """Begin to pool: from here on the statistics stay."""
-        start = {'batches': jnp.zeros((), jnp.int32), **self._nothing()}
+        start = self._empty()
         made = brainstate.BatchState(start)
         state = _USED.setdefault(self, {}).setdefault(made.stack_level, made)
         state.value = start
@@ -80,7 +104,11 @@ class Running:
     def _put(self, **seen: Any) -> None:
         """Replace what was pooled by what one more batch makes of it."""
         state = POOLING[self].state
-        state.value = {'batches': state.value['batches'] + 1, **seen}
+        old = state.value
+        state.value = {
+            'batches': old['batches'] + 1,
+            **{name: _units.like(value, old[name]) for name, value in seen.items()},
+        }
 
     def _pooled(self) -> dict[str, Any]:
         """What was pooled."""
@@ -161,7 +189,10 @@ class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
 
         `scale` and `bias` are those of the call, where the layer has none of its own.
         """
-        return self._compute(self._fits(fit), x, mask, self._activated(scale, bias))
+        fits = self._fits(fit)
+        if fits:
+            self._settle(x)
+        return self._compute(fits, x, mask, self._activated(scale, bias))
 
     def _compute(self, fits: bool, x: Any, mask: Any, following: dict[str, Any]) -> Result:
         """The result, by the running statistics or by the batch's own; these move the running ones."""
@@ -188,7 +219,7 @@ class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
     def _move(self, count: Any, weight: Any = None, **batch: Any) -> None:
         """Move the running statistics towards those of a batch of `count` values a channel, if it is sound."""
         states = [getattr(self, f'running_{name}') for name in batch]
-        old = [_units.like(s.value, b) for s, b in zip(states, batch.values(), strict=True)]
+        old = [s.value for s in states]
         units = [_units.unit_of(o) for o in old]
         seen = [_units.in_unit(type(self).__name__, 'x', b, u) for b, u in zip(batch.values(), units, strict=True)]
         weight = 1 - self.momentum if weight is None else weight

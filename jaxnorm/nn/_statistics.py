@@ -16,7 +16,7 @@ import numpy as np
 from .. import _checks
 from .. import functional as F
 from ._batch import _BatchNorm
-from ._fit import jit
+from ._fit import jit, replaced
 from ._normalization import GroupNorm, InstanceNorm
 from ._running import POOLING, Running
 
@@ -167,6 +167,7 @@ def accumulate_statistics(model: T) -> Iterator[T]:
     with _pooled('accumulate_statistics', _tracking('accumulate_statistics', model)) as results:
         yield model
     for layer, seen in results:
+        layer._settle(seen.get('mean'))
         layer._commit(seen)
 
 
@@ -200,14 +201,16 @@ def recalibrate(
     Raises
     ------
     ValueError
-        If the model holds no running statistics that are not frozen, or there are no batches, or one is not finite.
+        If the model holds no running statistics that are not frozen, there are no batches, one is not finite, or none
+        comes to a layer of the model.
     ImportError
         If a progress bar is asked for and tqdm is not installed.
 
     Notes
     -----
     These layers normalize by the batch meanwhile, as while fitting; everything else evaluates, dropout for one. Nothing
-    but running statistics changes, and nothing at all if something raises.
+    but running statistics changes, and nothing at all if something raises. A layer to which no batch comes keeps what
+    it has.
 
     References
     ----------
@@ -223,6 +226,10 @@ def recalibrate(
     ([3.5], [5.25])
     """
     op = 'recalibrate'
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f'{op}: batches must be an iterable of inputs, got {_checks.describe(batches)}; put it in a list.'
+        )
     layers = [layer for layer in _tracking(op, model, of_data=True) if not layer.frozen]
     if not layers:
         raise ValueError(f'{op}: model must hold a batch norm that is not frozen, got none; unfreeze it first.')
@@ -252,6 +259,11 @@ def recalibrate(
     if not number:
         raise ValueError(f'{op}: batches must hold at least one batch, got none; an iterator is used up after one run.')
     pooled = [(layer, seen) for layer, seen in results if int(seen['batches'])]
+    if not pooled:
+        raise ValueError(
+            f'{op}: apply must call the model so that its layers follow the context, got no batch in any of them; '
+            'leave fit out of the call, and jit it with jaxnorm.jit.'
+        )
     for layer, seen in pooled:
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(seen)):
             raise ValueError(
@@ -259,6 +271,7 @@ def recalibrate(
                 'inputs and weights.'
             )
     for layer, seen in pooled:
+        layer._settle(seen.get('mean'))
         layer._commit(seen, weight=1.0)
     return model
 
@@ -357,7 +370,12 @@ def unfreeze(model: T) -> T:
     return model
 
 
-_FOLDED = (brainstate.nn.Linear, brainstate.nn.Conv1d, brainstate.nn.Conv2d, brainstate.nn.Conv3d)
+#: What is folded, and the output axis of its weight.
+_FOLDED = {
+    brainstate.nn.Linear: -1,
+    **{getattr(brainstate.nn, f'Conv{n}d'): -1 for n in (1, 2, 3)},
+    **{getattr(brainstate.nn, f'ConvTranspose{n}d'): -2 for n in (1, 2, 3)},
+}
 
 
 def fold(layer: T, batch_norm: Any) -> T:
@@ -365,7 +383,7 @@ def fold(layer: T, batch_norm: Any) -> T:
 
     Parameters
     ----------
-    layer : brainstate.nn.Linear, Conv1d, Conv2d or Conv3d
+    layer : brainstate.nn.Linear, Conv1d, Conv2d, Conv3d, or a transposed one
         Masked weights stay masked.
     batch_norm : BatchNorm, of any rank
         With running statistics.
@@ -405,8 +423,8 @@ def fold(layer: T, batch_norm: Any) -> T:
     op = 'fold'
     if type(layer) not in _FOLDED:
         raise TypeError(
-            f'{op}: layer must be a Linear, Conv1d, Conv2d or Conv3d of brainstate.nn, got {type(layer).__name__}; '
-            'other weights do not scale with the output.'
+            f'{op}: layer must be a Linear, a convolution or a transposed one of brainstate.nn, got '
+            f'{type(layer).__name__}; other weights do not scale with the output.'
         )
     if not isinstance(batch_norm, _BatchNorm):
         raise TypeError(
@@ -433,6 +451,12 @@ def fold(layer: T, batch_norm: Any) -> T:
             f'got {np.size(statistics[0])} on {axes}; fold a layer with the norm that follows it.'
         )
     params = dict(linear.weight.value)
+    others = sorted(params.keys() - {'bias'})
+    if others != ['weight']:
+        raise ValueError(
+            f'{op}: layer must hold its weight as it is, got one made of {others}; fold what merge() of its wrapper '
+            'returns.'
+        )
     if any(isinstance(v, brainunit.Quantity) for v in (*statistics, *params.values())):
         raise ValueError(
             f'{op}: batch_norm and layer must have values without a unit, got running means {statistics[0]}; divide '
@@ -449,6 +473,7 @@ def fold(layer: T, batch_norm: Any) -> T:
     shape = (channels,) if rank == 2 or isinstance(layer, brainstate.nn.Linear) else (1,) * (rank - 2) + (channels,)
     shape = (1, channels) + (1,) * (rank - 2) if first else shape
     folded = copy.deepcopy(layer)
+    rate = rate.reshape(-1, *(1,) * (-1 - _FOLDED[type(layer)]))
     cast(Any, folded).weight = type(linear.weight)(
         {'weight': (weight * rate).astype(weight.dtype), 'bias': shift.reshape(shape).astype(weight.dtype)}
     )
@@ -481,9 +506,11 @@ def convert(model: T, to: Any, **options: Any) -> T:
 
     Notes
     -----
-    States are handed over, not copied, so that an optimizer goes on with the same ones. Epsilon and activation stay.
-    Layers that are shared stay shared. Other layers with running
-    statistics (EvoNormB0, IterNorm, SpectralNorm) are not what is converted, and stay as they are.
+    States are handed over, not copied, so that an optimizer goes on with the same ones, unless the new layers go
+    without scale or bias or learn the scale as an offset. Epsilon and activation stay. Layers that are shared stay
+    shared. The parts of a split batch norm begin as copies; of one that is converted, the first is what is kept. Other
+    layers with running statistics (EvoNormB0, IterNorm, SpectralNorm) are not what is converted, and stay as they are.
+    What `jaxnorm.jit` has traced is traced again.
 
     References
     ----------
@@ -509,6 +536,7 @@ def convert(model: T, to: Any, **options: Any) -> T:
         )
     # all of them first, so that the model stays as it is where one cannot be made
     made = {layer: _converted(op, layer, to, options) for layer in _layers(op, model, _BatchNorm, 'a batch norm')}
+    replaced()
     return _replaced(model, lambda layer: made.get(layer, layer), {})
 
 
@@ -541,10 +569,24 @@ def _converted(op: str, layer: Any, to: Any, options: dict[str, Any]) -> Any:
     elif 'group_size' in options:
         arguments['num_groups'] = None
     new: Any = to(size, axes[0] if len(axes) == 1 else axes, **(arguments | options))
-    if given and new._affine.keys() == given.keys():
-        new.weight = layer.weight
+    _hand_over(layer, new, keeps)
+    # the other parts of a split batch norm begin as copies of the first
+    for part in getattr(new, 'aux', ()):
+        _hand_over(copy.deepcopy(layer), part, keeps)
+    return new
+
+
+def _hand_over(layer: Any, new: Any, keeps: bool) -> None:
+    """Scale and bias, and running statistics where both have some, from one layer to another."""
+    given, offset = layer._affine, getattr(new, 'scale_offset', 0.0)
+    if given and new._affine.keys() == given.keys() and not offset:
+        new.weight = layer.weight  # an optimizer goes on with the same state
+    elif new._affine:
+        known = {n: v.reshape(new._affine[n].shape) for n, v in given.items() if n in new._affine}
+        if 'scale' in known:
+            known['scale'] = known['scale'] - offset
+        new.weight.value = {**new.weight.value, **known}
     if keeps and new.track_running_stats:
         for name in ('running_mean', 'running_var', 'num_batches_tracked', 'num_batches_skipped'):
             if hasattr(layer, name) and hasattr(new, name):
                 setattr(new, name, getattr(layer, name))
-    return new

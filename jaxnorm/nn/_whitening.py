@@ -1,6 +1,6 @@
 """Whitening as a module."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import brainstate
 import brainunit
@@ -53,6 +53,7 @@ class IterNorm(_Running):
     (2, 2, 2)
     """
 
+    _powers: ClassVar[dict[str, int]] = {'running_mean': 1, 'running_whitening': -1}
     running_mean: brainstate.State
     running_whitening: brainstate.State
 
