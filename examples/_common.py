@@ -43,11 +43,21 @@ def whole(least: int, most: int) -> Callable[[str], int]:
 def activation_name(text: str) -> str:
     """An argparse type: the name of an activation that works on each number for itself."""
     try:
-        shape = jax.eval_shape(F.get(text), jnp.ones(4)).shape
-    except (TypeError, ValueError) as error:
+        function = F.get(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).removesuffix('.')) from None
-    if shape != (4,):
+    x = jnp.linspace(-3, 3, 8)
+    try:
+        together = function(x)
+    except (TypeError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f'must be an activation that needs nothing but its input, got {text!r}'
+        ) from None
+    if together.shape != x.shape:
         raise argparse.ArgumentTypeError(f'must be an activation that keeps the shape of its input, got {text!r}')
+    # one of a whole vector, such as softmax, has another result for a part of it
+    if not np.allclose(together, [function(x[i : i + 1])[0] for i in range(len(x))], atol=1e-6):
+        raise argparse.ArgumentTypeError(f'must be an activation that works on each number for itself, got {text!r}')
     return text
 
 

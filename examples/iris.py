@@ -74,19 +74,25 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Outcome]:
         [[name, spread(outcome.train), spread(outcome.test)] for name, outcome in outcomes.items()],
     )
     best = max(outcomes, key=lambda name: np.mean(outcomes[name].test))
-    gain = np.mean(outcomes[best].test) - np.mean(outcomes['none'].test)
-    noise = np.std(outcomes['none'].test)
-    if best == 'none':
-        print('No activation is as good as any here: straight borders do for these held-out flowers.')
-    else:
-        print(
-            f'{best} is best and gains {45 * gain:.1f} of the 45 held-out flowers over a network without activation; '
-            f'from split to split that one varies by {45 * noise:.1f}, so the gain is '
-            f'{"more" if gain > noise else "no more"} than chance may bring.'
-        )
+    print(verdict(outcomes, best))
     bent = best if best != 'none' else 'relu'
     draw({name: outcomes[name] for name in ('none', bent)}, lengths, widths, flowers, kinds, iris, options.output)
     return outcomes
+
+
+def verdict(outcomes: dict[str, Outcome], best: str) -> str:
+    """What can be said of the best one, beside the spread from split to split."""
+    if len(outcomes[best].test) == 1:
+        return 'One split says nothing about the spread, so nothing about the differences: take more --seeds.'
+    if best == 'none':
+        return 'The network without activation is as good as any here: straight borders do for these held-out flowers.'
+    gain = np.mean(outcomes[best].test) - np.mean(outcomes['none'].test)
+    noise = np.std(outcomes['none'].test)
+    return (
+        f'{best} is best and gains {45 * gain:.1f} of the 45 held-out flowers over a network without activation; '
+        f'from split to split that one varies by {45 * noise:.1f}, so the gain is '
+        f'{"more" if gain > noise else "no more"} than chance may bring.'
+    )
 
 
 def draw(outcomes, lengths, widths, flowers, kinds, iris, folder) -> None:

@@ -113,14 +113,23 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Outcome]:
         if share < HALF:
             print(f'{name}: the state fades, its last is {share:.1g} of its size over all steps.')
     reach = {name: int(np.sum(o.influence > 1e-3 * outcomes['tanh'].influence[-1])) for name, o in outcomes.items()}
-    farthest = max(reach, key=lambda name: reach[name])
-    others = ', '.join(f'{name}: {inputs}' for name, inputs in reach.items() if name != farthest)
-    print(
-        f'{farthest} looks back farthest: {reach[farthest]} inputs have a thousandth of the influence, or more, that '
-        f'the last one has on a tanh layer ({others}).'
-    )
+    print(verdict(reach))
     draw(outcomes, options)
     return outcomes
+
+
+def verdict(reach: dict[str, int]) -> str:
+    """Which look back farthest, by how many inputs they still depend on."""
+    most = max(reach.values())
+    farthest = [name for name, inputs in reach.items() if inputs == most]
+    others = ', '.join(f'{name}: {inputs}' for name, inputs in reach.items() if inputs < most)
+    who = (
+        f'{" and ".join(farthest)} look{"s" * (len(farthest) == 1)} back farthest' if others else 'All look back as far'
+    )
+    return (
+        f'{who}: {most} inputs have a thousandth of the influence, or more, that the last one has on a tanh layer'
+        + (f' ({others}).' if others else '.')
+    )
 
 
 def draw(outcomes: dict[str, Outcome], options) -> None:

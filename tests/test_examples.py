@@ -61,7 +61,8 @@ def test_xor_as_a_command(tmp_path):
         ('xor', ('--step', '3'), ('unrecognized arguments: --step 3',)),
         ('deep_gradients', ('--activations', 'gelo'), ('--activations', "'gelu'")),
         ('deep_gradients', ('--activations', 'glu'), ('--activations', 'keeps the shape', "'glu'")),
-        ('deep_gradients', ('--activations', 'gated_tanh'), ('--activations', 'h_prev')),
+        ('deep_gradients', ('--activations', 'gated_tanh'), ('--activations', 'nothing but its input', "'gated_tanh'")),
+        ('deep_gradients', ('--activations', 'softmax'), ('--activations', 'each number for itself', "'softmax'")),
         ('recurrent', ('--scale', 'nan'), ('--scale', 'above 0', 'nan')),
     ],
 )
@@ -201,7 +202,20 @@ def test_iris(run, load, monkeypatch):
         assert np.mean(outcome.test) > 0.85
         assert set(np.unique(outcome.regions)) <= {0, 1, 2}
     best = max(outcomes, key=lambda name: np.mean(outcomes[name].test))
-    assert ('No activation is as good' if best == 'none' else f'{best} is best') in printed
+    assert ('without activation is as good as any' if best == 'none' else f'{best} is best') in printed
+
+
+def test_one_split_has_no_verdict(load):
+    iris = load('iris')
+    outcomes = {name: iris.Outcome([share], [share], np.zeros(1)) for name, share in (('none', 0.5), ('relu', 0.9))}
+    assert iris.verdict(outcomes, 'relu').startswith('One split says nothing about the spread')
+
+
+def test_who_looks_back_farthest(load):
+    verdict = load('recurrent').verdict
+    assert verdict({'a': 3, 'b': 3}).startswith('All look back as far: 3 inputs')
+    assert re.match(r'a and c look back farthest: 3 .* \(b: 2\)\.', verdict({'a': 3, 'b': 2, 'c': 3}))
+    assert re.match(r'a looks back farthest: 3 .* \(b: 2\)\.', verdict({'a': 3, 'b': 2}))
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from loading import EXAMPLE
 TRAIN = str(EXAMPLE / 'train.py')
 TIMINGS = {'seconds', 'images_per_second'}
 TINY = ('--epochs', '2', '--limit', '200', '--width', '4', '--batch-size', '32')
-WRITTEN = {'metrics.csv', 'curves.png', 'confusion.png', 'samples.png', 'tensorboard', 'checkpoints'}
+WRITTEN = {'metrics.csv', 'curves.png', 'confusion.png', 'samples.png', 'tensorboard', 'checkpoints', '.lock'}
 TUTORIAL_LOGITS = [
     3.3256447, -1.429272, 0.7167457, 1.7075744, 0.22491284, -1.362806, -0.27098486, -0.27673492, -1.0504798, -1.4831724,
 ]  # fmt: skip
@@ -89,6 +89,9 @@ def test_stopped_and_resumed_it_gives_the_numbers_of_a_whole_run(tmp_path):
     whole = run('--output', tmp_path / 'whole', *options)
     stopped = run('--output', tmp_path / 'part', '--steps', '6', *options)
     again = run('--output', tmp_path / 'part', *options)
+    for steps in '6', '5':  # it is there already
+        reached = run('--output', tmp_path / 'part', '--resume', '--steps', steps, *options)
+        assert reached.returncode == 0 and 'stopped after step 6 of 10' in reached.stdout, reached.stderr
     resumed = run('--output', tmp_path / 'part', '--resume', *options)
     assert whole.returncode == stopped.returncode == resumed.returncode == 0, resumed.stderr
     assert 'stopped after step 6 of 10; go on with --resume' in stopped.stdout
@@ -114,6 +117,49 @@ def test_a_loss_that_is_not_finite(tmp_path):
     assert len(result.stderr.splitlines()) == 1, result.stderr
     for word in ('at step 2: it began in', 'the checkpoint of step 1 is good'):
         assert word in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('batch_size', [20, 160])
+def test_weights_that_are_not_finite(tmp_path, batch_size):
+    """The step itself is sound, and what it makes of the weights is not; also where it is the last."""
+    few = ('--limit', '200', '--width', '2', '--batch-size', batch_size, '--epochs', '1')
+    huge = ('--optimizer', 'sgd', '--learning-rate', '3e38', '--checkpoint-every', '1')
+    result = command('--dataset', 'synthetic', '--output', tmp_path, *few, *huge)
+    assert result.returncode == 1, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    for word in ('no longer finite at step 1: it began in', '/weight', '--learning-rate', 'there is no checkpoint'):
+        assert word in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == 'nt', reason='needs a lock of the system')
+def test_a_folder_is_written_by_one_run_at_a_time(tmp_path):
+    lock = f'import sys; sys.path.insert(0, {str(EXAMPLE)!r})\n'
+    lock += f'from pathlib import Path; from lock import locked; path = Path({str(tmp_path)!r})\n'
+    held = lock + 'with locked(path): print("held", flush=True); sys.stdin.read()'
+    with subprocess.Popen(
+        [sys.executable, '-c', held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        assert first.stdout is not None and first.stdout.readline() == 'held\n'
+        refused(command('--output', tmp_path, *TINY), str(tmp_path), 'written by another run', 'choose another')
+        first.kill()
+    # the lock of a process that was killed is gone
+    assert command(python=('-c', lock + 'with locked(path): pass')).returncode == 0
+
+
+def test_it_goes_on_where_nobody_reads(example, tmp_path):
+    code = (
+        f'import sys; sys.path.insert(0, {str(EXAMPLE)!r})\nfrom options import say\n'
+        'for number in range(5): say(str(number) * 100_000)\nprint("done", file=sys.stderr)'
+    )
+    with subprocess.Popen(
+        [sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None and run.stderr is not None
+        run.stdout.read(1)
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait(10)) == ('done\n', 0)
 
 
 def test_help_names_every_option_without_jax(tmp_path):
@@ -156,7 +202,10 @@ def test_help_names_every_option_without_jax(tmp_path):
         (('--norm', 'ghost', '--batch-size', '24'), ('--norm', 'multiple of 16')),
         (('--precision', 'float16'), ('--precision', 'float32, bfloat16')),
         (('--compare', 'width'), ('--compare', 'norm or activation')),
-        (('--compare', 'norm', 'bach'), ('--compare', "'bach'")),
+        (('--compare', 'norm', 'bach'), ('--compare', "'bach'", "'batch' is the nearest")),
+        (('--epochs', '9' * 20), ('--epochs', 'at most', 'steps')),
+        (('--timeout', '3000000000'), ('--timeout', 'between 1 and')),
+        (('--dataset', 'synthetic', '--limit', '10000000000000'), ('--limit', 'at most 100000')),
         (('--compare', 'norm', '--resume'), ('--compare', 'without --resume')),
         (('--coordinator', 'here'), ('--coordinator', 'HOST:PORT')),
         (('--coordinator', 'here:1'), ('--coordinator', '--num-processes and --process-id')),
@@ -177,6 +226,28 @@ def test_an_unknown_activation(tmp_path):
     refused(
         command('--output', tmp_path, '--activation', 'geluu'), '--activation', "'geluu'", 'the nearest are', "'gelu'"
     )
+
+
+@pytest.mark.slow
+def test_an_activation_of_more_than_its_input(tmp_path):
+    refused(command('--output', tmp_path, '--activation', 'gated_tanh'), "'gated_tanh'", 'needs more than its input')
+
+
+def test_what_is_compared(example):
+    read = example('options').read
+    options = read(['--norm', 'filter_response', '--compare', 'norm', 'Batch', 'filter-response', 'batch'])
+    assert (options.names, options.settings.activation) == (('batch', 'filter_response'), 'gelu')
+    options = read(['--norm', 'filter_response', '--compare', 'activation', 'Hard-Swish', 'hard_swish'])
+    assert (options.names, options.settings.activation) == (('hard_swish',), 'identity')
+
+
+def test_files_in_the_place_of_folders(example, tmp_path):
+    options = example('options')
+    (tmp_path / 'tensorboard').write_text('')
+    (tmp_path / 'compare.png').mkdir()
+    for arguments, name in (((options.FILES, options.FOLDERS), 'tensorboard'), ((options.COMPARED,), 'compare.png')):
+        with pytest.raises(options.Problem, match=f'can not write into .* its {name}'):
+            options.check_folder(tmp_path, *arguments)
 
 
 @pytest.mark.slow

@@ -219,6 +219,21 @@ def test_a_disk_that_is_full(checkpoint, tmp_path, wait, capfd):
     assert capfd.readouterr().err == ''
 
 
+def test_many_writes_that_fail_together_are_one_sentence(tmp_path):
+    code = (
+        f'import resource, sys; sys.path.insert(0, {str(EXAMPLE)!r})\n'
+        'import numpy as np\nfrom checkpoint import CheckpointError, Checkpoints\n'
+        'arrays = {f"array {i}": np.random.default_rng(i).normal(size=20_000) for i in range(40)}\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, -1))\n'
+        'try:\n'
+        f'    with Checkpoints({str(tmp_path)!r}, {{}}) as checkpoints: checkpoints.save(1, arrays, 0)\n'
+        'except CheckpointError as error: print(error)'
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, '')
+    assert 'the checkpoint of step 1 could not be written' in result.stdout
+
+
 def test_the_words_for_a_full_disk(checkpoint, tmp_path, monkeypatch):
     no_space = OSError(28, os.strerror(28))
     with checkpoint.Checkpoints(tmp_path, SETTINGS) as checkpoints:

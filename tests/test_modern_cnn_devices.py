@@ -136,3 +136,26 @@ def test_a_host_that_never_comes(tmp_path, process):
     assert len(errors.splitlines()) == 1, errors
     for word in (address, 'within 2 s', 'start the same command on each'):
         assert word in errors
+
+
+def test_hosts_with_other_settings(tmp_path):
+    small = ('--dataset', 'synthetic', '--limit', 100, '--width', 2, '--batch-size', 20, '--output', tmp_path)
+    hosts = ('--coordinator', f'127.0.0.1:{free_port()}', '--num-processes', 2, '--process-id')
+    first = start(EXAMPLE / 'train.py', *small, *hosts, 0)
+    second = start(EXAMPLE / 'train.py', *small, '--learning-rate', 0.1, '--seed', 3, *hosts, 1)
+    for (_, errors), code in ended(first, second):
+        assert code == 2, errors
+        (line,) = [line for line in errors.splitlines() if line.startswith('train.py')]
+        for words in 'same', '--learning-rate (0.001 on host 0, 0.1 on host 1)', '--seed (0 on host 0, 3 on host 1)':
+            assert words in line
+        assert 'width' not in line
+
+
+@pytest.mark.slow
+def test_what_the_first_host_refuses_all_refuse(example, tmp_path):
+    small = ('--dataset', 'synthetic', '--limit', 100, '--width', 2, '--batch-size', 20, '--output', tmp_path)
+    hosts = ('--coordinator', f'127.0.0.1:{free_port()}', '--num-processes', 2, '--process-id')
+    with example('lock').locked(tmp_path):
+        both = [start(EXAMPLE / 'train.py', *small, *hosts, process) for process in (0, 1)]
+        for (_, errors), code in ended(*both):
+            assert (code, 'is being written by another run' in errors) == (2, True), errors

@@ -1,10 +1,12 @@
 """What the ModernCNN example shows and leaves behind, and how it compares norms and activations."""
 
 import csv
+import gc
 import importlib
 import io
 import json
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -49,6 +51,11 @@ def events(folder):
             found.append(Event.FromString(data[at + 12 : at + 12 + size]))
             at += size + 16
     return found
+
+
+def seen(events, tag):
+    """Step and value of each event of a tag."""
+    return [(event.step, value.simple_value) for event in events for value in event.summary.value if value.tag == tag]
 
 
 def classified(classes, count=300, seed=0):
@@ -122,13 +129,42 @@ def test_the_numbers_are_kept_and_gone_on_with(report, tmp_path):
     assert not list(tmp_path.glob('.part*'))
 
     written = events(tmp_path)
-    loss = [(event.step, event.summary.value[0].simple_value) for event in written if event.HasField('summary')
-            and event.summary.value[0].tag == 'loss/test']  # fmt: skip
+    loss = seen(written, 'loss/test')
     assert [step for step, _ in loss] == [5, 10, 15, 15, 20]
     assert loss[-1][1] == pytest.approx(history[3].test_loss)
     # with this TensorBoard leaves out what came after step 12 in the first run
     starts = [event.step for event in written if event.HasField('session_log')]
     assert starts[-1] == 13
+
+
+def test_each_step_is_an_event(report, example, tmp_path):
+    with report.Reporter(tmp_path, epochs=1, steps=3, batch_size=20) as reporter:
+        for number in 1, 2, 3:
+            reporter.step(example('training').Step(number, 1 / number, 0.25, 1e-3))
+    written = events(tmp_path)
+    assert seen(written, 'loss/step') == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert seen(written, 'accuracy/step')[0] == (1, 0.25)
+    assert seen(written, 'learning_rate/step')[0] == (1, pytest.approx(1e-3))
+
+
+def test_events_on_a_disk_that_is_full(report, example, tmp_path, capfd):
+    """As far as one can be had without being root: no file may grow beyond a size."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def run(reporter):
+        with reporter:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+            for number in range(1000):
+                reporter.step(example('training').Step(number, 0.5, 0.25, 1e-3))
+
+    try:
+        with pytest.raises(example('options').Problem, match=r'can not write .*tfevents.*: File too large') as error:
+            run(report.Reporter(tmp_path, epochs=1, steps=1000, batch_size=20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert '\n' not in str(error.value)
+    gc.collect()
+    assert capfd.readouterr().err == ''
 
 
 def test_other_hosts_are_quiet(report, tmp_path, capsys):
@@ -182,6 +218,17 @@ def test_confusion_and_samples(report, tmp_path, classes):
     is_picture(tmp_path / 'samples.png')
     report.draw_samples(tmp_path / 'few.png', x[:3], y[:3], probabilities[:3], names)
     assert is_picture(tmp_path / 'few.png')[0] < is_picture(tmp_path / 'samples.png')[0]
+
+
+@pytest.mark.parametrize(('right', 'wrong'), [(0, 3), (2, 30), (20, 0), (5, 15)])
+def test_no_cell_of_the_samples_is_empty(report, tmp_path, monkeypatch, right, wrong):
+    figures = []
+    monkeypatch.setattr(report, 'save_figure', lambda figure, path: figures.append(figure))
+    y, answers = np.zeros(right + wrong, int), np.array([0] * right + [1] * wrong)
+    x = np.zeros((len(y), 4, 4, 3), np.uint8)
+    report.draw_samples(tmp_path / 'samples.png', x, y, np.eye(2)[answers], ['a', 'b'])
+    assert all(axes.images for axes in figures[0].axes)
+    assert len(figures[0].axes) == (right + wrong if right + wrong < 8 else (right + wrong) // 8 * 8)
 
 
 def test_the_confusion_in_words(report):
@@ -270,9 +317,13 @@ def test_a_comparison_goes_on_where_it_was(compare, report, example, tmp_path):
     assert len(train.asked) == 4 + 1 + 3
     with pytest.raises(options.Problem, match=r'other settings: width \(64 there, 8 here\); go on with the same ones'):
         compare.compare('activation', ('gelu',), 1, options.Settings(width=8), tmp_path, train)
-    (tmp_path / 'compare.json').write_text('{')
-    with pytest.raises(options.Problem, match=r'compare.json. can not be read as a comparison'):
-        compare.compare(*arguments, train)
+    whole = json.loads((tmp_path / 'compare.json').read_text())
+    key = next(iter(whole['runs']))
+    damaged = [{}, [], {'epochs': []}, {'epochs': [[1]] * 10}, {'epochs': None}, {'diverged': 3}]
+    for text in '{', *(json.dumps({**whole, 'runs': {**whole['runs'], key: run}}) for run in damaged):
+        (tmp_path / 'compare.json').write_text(text)
+        with pytest.raises(options.Problem, match=r'compare.json. can not be read as a comparison'):
+            compare.compare(*arguments, train)
 
 
 def test_a_run_that_diverged_is_a_result(compare, report, example, tmp_path, capsys):

@@ -70,9 +70,11 @@ def close(left, right, atol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol), left, right)
 
 
-def test_a_run_traces_twice(example, make, dataset, caplog):
+@pytest.mark.parametrize(('ema', 'compiled_steps'), [(0.0, 2), pytest.param(0.9, 4, marks=pytest.mark.slow)])
+def test_a_run_traces_twice(example, make, dataset, caplog, ema, compiled_steps):
+    """Where averaged weights get batch statistics of their own, that is compiled for its first batch and the others."""
     training = example('training')
-    trainer = make(steps=5, fresh=True, epochs=2)
+    trainer = make(steps=5, fresh=True, epochs=2, ema=ema)
     traces = []
     inner = trainer._with_values
     trainer._with_values = lambda values: traces.append(1) or inner(values)
@@ -80,7 +82,8 @@ def test_a_run_traces_twice(example, make, dataset, caplog):
         fitted = training.fit(trainer, dataset)  # 40 images in batches of 16, and 20 to evaluate: both leave a rest
     assert len(traces) == 2
     compiled = [record.getMessage() for record in caplog.records if 'Finished XLA compilation' in record.getMessage()]
-    assert sum('jaxpr_call' in message for message in compiled) == 2, compiled  # brainstate's name for what it jits
+    # brainstate's name for what it jits
+    assert sum('jaxpr_call' in message for message in compiled) == compiled_steps, compiled
     assert [row.step for row in fitted.history] == [3, 5]
     # the images that only fill up the last batch don't count
     probabilities = fitted.evaluation.probabilities
@@ -261,6 +264,34 @@ def test_a_loss_that_is_not_finite_stops_the_run(example, make, dataset, place, 
         trainer.state()
 
 
+def test_a_weight_that_is_not_finite_stops_the_run(make, example, dataset):
+    """The loss and the gradient are: the step is too large."""
+    trainer = make(fresh=True, optimizer='sgd', learning_rate=3e38, weight_decay=10.0, epochs=1)
+    before = host(trainer.state())
+    trainer.train(batch_of(dataset))
+    with pytest.raises(
+        example('training').Diverged, match=r'what was learned is no longer finite at step 1: it began in \w+/weight'
+    ):
+        trainer.finish()
+    jax.tree.map(np.testing.assert_array_equal, host(trainer._state) | {'sound': True}, before)
+
+
+def test_held_out_images_whose_loss_is_not_finite(example, make, dataset, monkeypatch):
+    training, trainer = example('training'), make(epochs=2)
+    wrong = training.Evaluation(np.nan, np.zeros((20, 3)))
+    monkeypatch.setattr(trainer, 'evaluate', lambda images: wrong)
+    with pytest.raises(training.Diverged, match='the loss of the held-out images is nan after step 3'):
+        training.fit(trainer, dataset)
+
+
+def test_a_run_that_was_stopped_is_not_gone_on_with_where_it_stops_again(example, make, dataset):
+    training, trainer = example('training'), make(epochs=2)
+    trainer.train(batch_of(dataset))
+    trainer.finish()
+    assert training.fit(trainer, dataset, stop=lambda step: step >= 1) == ([], None)
+    assert trainer.step == 1
+
+
 @pytest.mark.slow
 def test_a_gradient_that_is_not_finite_stops_the_run(example, make, dataset, monkeypatch):
     @jax.custom_vjp
@@ -331,12 +362,13 @@ def test_every_norm_is_made(example):
         ('geluu', ('gelu',)),
         ('glu', ('makes 1 channels of 2',)),
         ('crelu', ('makes 4 channels of 2',)),
-        ('threshold', ('missing a required argument',)),
+        ('threshold', ('needs more than its input',)),
+        ('gated_tanh', ('needs more than its input',)),
         ('logsumexp', ('no activation of single elements',)),
     ],
 )
 def test_what_is_no_activation_of_an_image(example, name, words):
-    with pytest.raises((TypeError, ValueError)) as caught:
+    with pytest.raises(ValueError) as caught:
         example('model').activation_layer(name, 2)
     for word in words:
         assert word in str(caught.value)

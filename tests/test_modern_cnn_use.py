@@ -1,6 +1,7 @@
 """What is done with a trained ModernCNN: predictions for pictures, and files that need no jaxnorm."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ TRAINERS: dict[Path, Any] = {}
 def save(example, tmp_path_factory):
     """Saves a run as train.py does, as if it had been trained: nothing is as it was at the start."""
 
-    def run(**settings) -> Path:
+    def run(step: int = 5, wrong: float = 0.0, **settings) -> Path:
         import jax
 
         options, training, checkpoint = map(example, ('options', 'training', 'checkpoint'))
@@ -38,10 +39,11 @@ def save(example, tmp_path_factory):
         state, rng = trainer.state(), np.random.default_rng(0)
         for part in 'model', 'ema':
             state[part] = jax.tree.map(lambda v: v + rng.uniform(0.1, 0.5, v.shape).astype(v.dtype), state[part])
+        state['model']['conv2/weight']['weight'] += wrong
         folder = tmp_path_factory.mktemp('run')
         told = {**chosen.as_dict(), 'classes': CLASSES, 'in_size': SIZE}
         with checkpoint.Checkpoints(folder / 'checkpoints', told) as checkpoints:
-            checkpoints.save(5, state, {}, wait=True)
+            checkpoints.save(step, state, {'history': [[1, 5]]}, wait=True)
         trainer.load(state)
         TRAINERS[folder] = trainer
         return folder
@@ -133,12 +135,12 @@ PICTURES = {
 def test_pictures_of_any_mode_and_size(example, tmp_path, name):
     picture, options, left, right = PICTURES[name]
     picture.save(tmp_path / name, **options)
-    got = example('predict').read(tmp_path / name, 8, 12)
+    got = example('picture').read(tmp_path / name, 8, 12)
     assert (got.shape, got.dtype) == ((8, 12, 3), np.uint8)
     for column, color in ((1, left), (-2, right)):
         wanted = color if isinstance(color, tuple) else ImageColor.getrgb(color)
         np.testing.assert_allclose(got[:, column].astype(int), np.tile(wanted, (8, 1)), atol=6 if 'jpg' in name else 2)
-    inverted = example('predict').read(tmp_path / name, 8, 12, invert=True)
+    inverted = example('picture').read(tmp_path / name, 8, 12, invert=True)
     np.testing.assert_array_equal(inverted, 255 - got)
 
 
@@ -150,7 +152,7 @@ def test_a_digit_as_a_picture_is_the_digit_that_was_learned(example, tmp_path):
     kept, _ = train_test_split(np.arange(len(y)), test_size=0.2, random_state=0, stratify=y)
     pixels = (x[kept[0]].reshape(8, 8) * (255 / 16)).round().astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'digit.png')
-    got = example('predict').read(tmp_path / 'digit.png', 32, 32)
+    got = example('picture').read(tmp_path / 'digit.png', 32, 32)
     np.testing.assert_allclose(got.astype(int), example('data').load('digits').train.x[0].astype(int), atol=1)
 
 
@@ -160,6 +162,8 @@ def test_what_can_not_be_read_is_named_and_skipped(example, run, capsys, tmp_pat
     (tmp_path / 'torn.png').write_bytes(whole[: len(whole) // 2])
     (tmp_path / 'empty.jpg').write_bytes(b'')
     (tmp_path / 'notes.txt').write_text('no picture, and not taken for one')
+    for ending in 'pdf', 'eps', 'mpg':  # which Pillow writes, or only knows
+        (tmp_path / f'other.{ending}').write_text('not taken for one either')
     (tmp_path / 'folder.png').mkdir()
     Image.new('F', (4, 4), 0.5).save(tmp_path / 'floats.tiff')
     code, lines, err = predicted(example, capsys, run, tmp_path, tmp_path / 'none.png', tmp_path / 'notes.txt')
@@ -182,7 +186,7 @@ def test_a_picture_of_too_many_pixels(example, monkeypatch, tmp_path):
     square('RGB', 'red').save(tmp_path / 'large.png')
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 300)
     with pytest.raises(Image.DecompressionBombWarning):
-        example('predict').read(tmp_path / 'large.png', 8, 12)
+        example('picture').read(tmp_path / 'large.png', 8, 12)
 
 
 def test_a_line_for_people(example, run, capsys, tmp_path):
@@ -256,6 +260,7 @@ def test_an_exported_model_gives_the_same_logits_without_jaxnorm(example, save, 
         'model.stablehlo',
         'weights.safetensors',
         'exported.py',
+        'picture.py',
     }
     assert 'weights.safetensors' in capsys.readouterr().out
     np.save(tmp_path / 'x.npy', x)
@@ -282,6 +287,70 @@ def test_an_exported_model_gives_the_same_logits_without_jaxnorm(example, save, 
     assert json.loads(metadata['in_size']) == list(SIZE)
     assert json.loads(metadata['settings'])['width'] == 4
     assert '255' in metadata['normalization']
+
+
+def test_an_exported_model_reads_pictures_as_predict_does(example, run, capsys, tmp_path, monkeypatch):
+    """What is wide is cut and not pressed, and what is transparent becomes white."""
+    monkeypatch.chdir(tmp_path)
+    for name in 'wide.bmp', 'alpha.png', 'rgb.jpg':
+        picture, options, *_ = PICTURES[name]
+        picture.save(name, **options)
+    paths = ['wide.bmp', 'alpha.png', 'rgb.jpg']
+    example('export').main([str(run), 'out'])
+    capsys.readouterr()
+    _, wanted, _ = predicted(example, capsys, run, *paths)
+
+    def exported(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, 'out/exported.py', *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    result = exported(*paths, 'none.png')
+    lines = [(line['path'], *next(iter(line['classes'].items()))) for line in wanted]
+    assert result.stdout.splitlines() == [f'{path}: {name} {probability:.1%}' for path, name, probability in lines]
+    assert (result.returncode, result.stderr) == (
+        2, "exported.py: error: can not read 'none.png': No such file or directory\n",
+    )  # fmt: skip
+    result = exported()
+    assert (result.returncode, result.stdout, len(result.stderr.splitlines())) == (2, '', 1)
+
+
+def test_an_empty_folder_is_filled_and_not_replaced(example, run, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    example('export').main([str(run), '.'])
+    assert tmp_path.stat().st_ino == before
+    names = ['exported.py', 'model.stablehlo', 'picture.py', 'weights.safetensors']
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
+def test_a_model_that_is_not_finite_is_refused(example, save, tmp_path):
+    square('RGB', 'red').save(tmp_path / 'a.png')
+    run = save(wrong=np.inf)
+    for command in example('predict').run, example('export').main:
+        with pytest.raises(example('options').Problem, match=r'step 5 .* not finite, in model/conv2/weight'):
+            command([str(run), str(tmp_path / 'a.png' if command.__name__ == 'run' else tmp_path / 'out')])
+    with pytest.raises(example('options').Problem, match='makes numbers that are not finite'):
+        example('predict').run([str(save(wrong=3e38)), str(tmp_path / 'a.png')])
+
+
+def test_averaged_weights_from_the_middle_of_an_epoch(example, save, capsys, tmp_path):
+    square('RGB', 'red').save(tmp_path / 'a.png')
+    for settings, said in (({'ema': 0.9}, True), ({'ema': 0.9, 'norm': 'group'}, False), ({}, False)):
+        code, _, err = predicted(example, capsys, save(step=7, **settings), tmp_path / 'a.png')
+        assert (code, 'step 7 is in the middle of an epoch' in err) == (0, said)
+
+
+def test_names_that_are_no_text(example, run, tmp_path):
+    names = ['two\nlines.png', *([] if sys.platform == 'darwin' else ['no text \udcff.png'])]
+    for name in names:
+        square('RGB', 'red').save(tmp_path / name)
+    command = [sys.executable, '-X', 'utf8', str(EXAMPLE / 'predict.py'), str(run), str(tmp_path)]
+    strict = {**os.environ, 'PYTHONIOENCODING': 'utf-8:strict'}
+    for options, line in (((), 'two\\nlines.png: '), (('--json',), 'two\\nlines.png"')):
+        result = subprocess.run([*command, *options], capture_output=True, env=strict, timeout=120, check=False)
+        assert (result.returncode, result.stderr) == (0, b'')
+        assert len(result.stdout.splitlines()) == len(names)
+        assert line in result.stdout.decode()
 
 
 def test_batch_norms_are_gone_from_what_is_exported(example, run, tmp_path):

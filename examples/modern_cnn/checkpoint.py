@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -20,8 +21,21 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from options import Problem
 
-# orbax logs the traceback of each of its threads; the sentence of a CheckpointError says the same
-logging.getLogger('absl').setLevel(logging.CRITICAL)
+# orbax and its threads log the traceback of every failure; the sentence of a CheckpointError says the same
+for logger in 'absl', 'asyncio':
+    logging.getLogger(logger).setLevel(logging.CRITICAL)
+
+
+def _unraisable(what: Any) -> None:
+    """Print what can not be raised, but not that the threads of tensorstore have nobody to tell of further failures.
+
+    Of several writes that fail together, that is all but the first, with which orbax stops to listen.
+    """
+    if str(what.exc_value) != 'Event loop is closed':
+        _print_unraisable(what)
+
+
+_print_unraisable, sys.unraisablehook = sys.unraisablehook, _unraisable
 
 Arrays = dict[str, np.ndarray]
 

@@ -12,7 +12,7 @@ import numpy as np
 from checkpoint import differences
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from options import ACTIVATING, Problem, Settings, check_settings
+from options import ACTIVATING, Problem, Settings, check_settings, say
 from report import over_epochs, save_figure, whole
 from tqdm import tqdm
 from training import Diverged, Epoch
@@ -99,8 +99,8 @@ def compare(
             result = _result(name, [done[key]])
             what = f'{result.mean:.2f}% of the held-out images are right' if result.runs else result.diverged[0]
             bar.update()
-            bar.write(f'{index}/{len(runs)} {kind} {name}, seed {run.seed}, {how}: {what}')
-            sys.stdout.flush()
+            with tqdm.external_write_mode():
+                say(f'{index}/{len(runs)} {kind} {name}, seed {run.seed}, {how}: {what}')
     results = [_result(name, these) for name, these in found.items()]
     results.sort(key=lambda result: result.mean if result.runs else -math.inf, reverse=True)
     if any(result.runs for result in results):
@@ -138,7 +138,26 @@ def read(path: Path, same: Mapping[str, Any]) -> dict[str, Any]:
             f"'{path}' holds a comparison with other settings: {other}; "
             'go on with the same ones, or choose another folder'
         )
+    for key, run in runs.items():
+        if not _is_outcome(run, same['epochs']):
+            raise Problem(f"'{path}' can not be read as a comparison (what it has of {key!r}); choose another folder")
     return runs
+
+
+def _is_outcome(run: Any, epochs: int) -> bool:
+    """Whether this is what `_outcome` makes."""
+    match run:
+        case {'diverged': str()}:
+            return True
+        case {'epochs': list(rows)}:
+            numbers = [
+                isinstance(row, list)
+                and len(row) == len(Epoch._fields)
+                and all(isinstance(value, int | float) for value in row)
+                for row in rows
+            ]
+            return len(rows) == epochs and all(numbers)
+    return False
 
 
 def _result(name: str, runs: Sequence[Mapping[str, Any]]) -> Result:

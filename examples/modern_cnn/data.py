@@ -51,7 +51,7 @@ def load(name: str, folder: str | Path | None = None, limit: int | None = None) 
     Raises
     ------
     DataError
-        If a file is missing, cut short, changed, or another one than its name says.
+        If a file is missing, cut short, changed where that can be told, or another one than its name says.
     """
     if name == 'digits':
         return digits(limit)
@@ -286,7 +286,8 @@ def read_pickled_names(place: Path, file: File) -> tuple[str, ...]:
 
 
 # The md5 sums are those that torchvision checks (torchvision/datasets/cifar.py). For the files of the binary version
-# none are published, only for its archives: there sizes, labels and how often each comes are checked.
+# none are published, only for its archives: there sizes, labels and how often each comes are checked, and a changed
+# pixel is not noticed.
 LABELS_10, LABELS_100 = {'labels': 10}, {'coarse_labels': 20, 'fine_labels': 100}
 CIFAR = {
     'cifar10': (

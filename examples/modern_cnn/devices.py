@@ -1,12 +1,16 @@
 """All devices of all hosts, and how a batch is spread over them."""
 
+import contextlib
+import json
 import os
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from options import Options, Problem
 
@@ -56,6 +60,45 @@ def connect(options: Options) -> None:
         ) from error
     finally:
         alarm.cancel()
+
+
+def gathered(text: str) -> list[str]:
+    """The texts of all hosts, on each of them. Like all that hosts do together, it has to be called on every one."""
+    if jax.process_count() == 1:
+        return [text]
+    given = text.encode()
+    # only arrays of one shape are gathered
+    size = int(np.max(multihost_utils.process_allgather(np.int32(len(given)))))
+    rows = multihost_utils.process_allgather(np.frombuffer(given.ljust(size), np.uint8))
+    return [bytes(row).decode().rstrip() for row in rows]
+
+
+def agree(given: Mapping[str, Any], advice: str = 'start the same command on each of them') -> None:
+    """Refuse on all hosts what is not the same on all: they would train together, and each another thing."""
+    first, *others = (json.loads(text) for text in gathered(json.dumps(given)))
+    different = [
+        f'{name} ({first[name]!r} on host 0, {other[name]!r} on host {host})'
+        for host, other in enumerate(others, 1)
+        for name in first
+        if other[name] != first[name]
+    ]
+    if different:
+        raise Problem(f'all hosts must be given the same, got {", ".join(different)}; {advice}')
+
+
+@contextlib.contextmanager
+def on_the_first(context: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    """A context that is entered on the first host only; what is refused there is refused on all."""
+    with contextlib.ExitStack() as stack:
+        refused = ''
+        try:
+            if jax.process_index() == 0:
+                stack.enter_context(context)
+        except Problem as problem:
+            refused = str(problem)
+        for reason in filter(None, gathered(refused)):
+            raise Problem(reason)
+        yield
 
 
 class Devices:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from options import PACKAGES, Parser, Problem, check_packages
+from options import PACKAGES, Parser, Problem, check_packages, say
 
 FOLDABLE = ('batch', 'ghost', 'batch_renorm')  # norms that only scale and shift each channel while evaluating
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
-LOADER = Path(__file__).with_name('exported.py')
+LOADERS = [Path(__file__).with_name(name) for name in ('picture.py', 'exported.py')]
 
 
 def parser() -> Parser:
@@ -19,8 +19,9 @@ def parser() -> Parser:
     result = Parser(
         prog='export.py',
         description='Write the model of the latest checkpoint of a run into files that need neither jaxnorm nor '
-        'brainstate: model.stablehlo (by jax.export: uint8 images to logits, any number of them, on CPU, CUDA, ROCm '
-        'or TPU), weights.safetensors (with the classes and the size of an image) and exported.py, which loads both.',
+        'brainstate: model.stablehlo (by jax.export: uint8 images to logits, any number of them from 1 on, on CPU, '
+        'CUDA, ROCm or TPU), weights.safetensors (with the classes and the size of an image), exported.py, which loads '
+        'both, and picture.py, which reads pictures for it.',
         epilog='Exit code: 0 when all is written, 2 when something stands in the way.',
         allow_abbrev=False,
     )
@@ -58,13 +59,13 @@ def program(model: Any, in_size: tuple[int, int, int]) -> tuple[Any, dict[str, A
             return brainstate.graph.treefy_merge(graph, states)(to_float(images))
 
     weights = {name: leaf for name, (_, leaf) in zip(names, leaves, strict=True)}
-    (number,) = jax.export.symbolic_shape('n')  # any number of images
+    (number,) = jax.export.symbolic_shape('n')  # any number of images from 1 on
     images = jax.ShapeDtypeStruct((number, *in_size), jnp.uint8)
     return jax.export.export(jax.jit(logits), platforms=PLATFORMS)(weights, images), weights
 
 
 def write(run: Path, output: Path) -> None:
-    """Export the model of a run into a folder, which is complete or not there."""
+    """Export the model of a run into a folder, which is complete or not there; one that is there, or empty."""
     import numpy as np
     from safetensors.numpy import save_file
     from trained import load
@@ -79,15 +80,21 @@ def write(run: Path, output: Path) -> None:
         'step': str(trained.step),
         'settings': json.dumps(trained.settings.as_dict()),
     }
+    there = output.exists()
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f'.{output.name}.') as part:
+    with tempfile.TemporaryDirectory(dir=output if there else output.parent, prefix=f'.{output.name}.') as part:
         folder = Path(part) / output.name
         folder.mkdir()
         (folder / 'model.stablehlo').write_bytes(exported.serialize())
         arrays = {name: np.ascontiguousarray(value) for name, value in weights.items()}
         save_file(arrays, folder / 'weights.safetensors', metadata)
-        shutil.copyfile(LOADER, folder / LOADER.name)
-        folder.replace(output)
+        for loader in LOADERS:
+            shutil.copyfile(loader, folder / loader.name)
+        if there:  # somebody may be in this folder, and would be in none if it were replaced
+            for file in folder.iterdir():
+                file.replace(output / file.name)
+        else:
+            folder.replace(output)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -102,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         raise Problem(f"can not write '{output}': {error.strerror or error}") from None
     for file in sorted(output.iterdir()):
-        print(f'{file}  {file.stat().st_size:,} bytes')
+        say(f'{file}  {file.stat().st_size:,} bytes')
 
 
 if __name__ == '__main__':

@@ -52,7 +52,7 @@ def activation_layer(name: str, channels: int) -> Any:
 
     Raises
     ------
-    ValueError, TypeError
+    ValueError
         If there is no such activation, or it needs more than its input, or changes the shape.
     """
     function: Any = jaxnorm.functional.get(name)
@@ -60,10 +60,13 @@ def activation_layer(name: str, channels: int) -> Any:
     made = [layer for layer in vars(nn).values() if getattr(layer, 'fn', None) is getattr(function, 'func', function)]
     if not made:
         raise ValueError(f'{name} is no activation of single elements')
-    layer = made[0](in_size=channels, **options)
     images = jax.ShapeDtypeStruct((2, 4, 4, channels), jnp.float32)
     with brainstate.environ.context(fit=True):
-        result: Any = brainstate.transform.eval_shape(layer, images)
+        try:
+            layer = made[0](in_size=channels, **options)
+            result: Any = brainstate.transform.eval_shape(layer, images)
+        except TypeError:  # arguments are missing
+            raise ValueError(f'{name} needs more than its input') from None
     if result.shape != images.shape:
         raise ValueError(f'{name} makes {result.shape[-1]} channels of {channels}')
     return layer

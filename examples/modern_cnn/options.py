@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,13 @@ NORMS = (
 )  # fmt: skip
 ACTIVATING = ('filter_response', 'evonorm_b0', 'evonorm_s0')  # norms that were made to need no activation after them
 ALL_DIGITS = 1797
-SMALLEST = 100  # images that --limit leaves, so that every class is there
+SMALLEST = 100  # images that --limit leaves, so that each of ten classes is there; of CIFAR-100's not all are
+MOST_SYNTHETIC = 100_000  # images that are made up at most: 300 MB
+MOST_STEPS = 2**31 - 1  # they are counted in an int32
 VIRTUAL_BATCH = 16  # images that a ghost batch norm takes together
 FILES = ('metrics.csv', 'curves.png', 'confusion.png', 'samples.png')  # in the output folder, at the end
+FOLDERS = ('tensorboard', 'checkpoints')  # beside them
+COMPARED = ('compare.json', 'compare.png')  # in the output folder of a comparison
 PACKAGES = {  # module -> what to install
     'jaxnorm': 'jaxnorm',
     'optax': 'optax',
@@ -37,6 +42,14 @@ PACKAGES = {  # module -> what to install
 
 class Problem(Exception):
     """What the user can put right, in one sentence: the command ends with exit code 2."""
+
+
+def say(text: str) -> None:
+    """Print a line. Where nobody reads any more, as behind `| head`, the program goes on without a word."""
+    try:
+        print(text, flush=True)  # a log that is followed shows it now
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,11 +131,16 @@ def number(words: str, allowed: Callable[[float], bool]) -> Callable[[str], floa
     return parse
 
 
+def plain(name: str) -> str:
+    """A name as it is listed: case and hyphens do not count."""
+    return name.lower().replace('-', '_')
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """An argparse type: a name of a list, with the nearest ones where it is none of them."""
 
     def parse(text: str) -> str:
-        name = text.lower().replace('-', '_')
+        name = plain(text)
         if name not in names:
             near = difflib.get_close_matches(name, names, n=3)
             raise argparse.ArgumentTypeError(
@@ -191,6 +209,7 @@ def parser() -> argparse.ArgumentParser:
     add(model, '--norm', f'after the convolutions: {", ".join(NORMS)}', type=one_of(NORMS), metavar='NAME')
     model.add_argument(
         '--activation',
+        type=plain,
         metavar='NAME',
         help='any activation of jaxnorm that keeps the shape: relu, silu, mish, prelu, … (default: gelu; identity '
         f'with {", ".join(ACTIVATING)}, which need none)',
@@ -283,9 +302,9 @@ def parser() -> argparse.ArgumentParser:
         'the same command on each; under Slurm, Open MPI or Kubernetes (indexed Job or JobSet) jax finds these itself',
     )
     add(hosts, '--coordinator', 'address of the first host, and a free port on it', type=address, metavar='HOST:PORT')
-    add(hosts, '--num-processes', 'how many hosts there are', type=whole(1), metavar='N')
+    add(hosts, '--num-processes', 'how many hosts there are', type=whole(1, 10**6), metavar='N')
     add(hosts, '--process-id', 'which one this is, from 0', type=whole(0), metavar='N')
-    add(hosts, '--timeout', 'seconds to wait for the others', type=whole(1), default=300, metavar='N')
+    add(hosts, '--timeout', 'seconds to wait for the others', type=whole(1, 10**6), default=300, metavar='N')
     return result
 
 
@@ -298,15 +317,17 @@ def read(arguments: Sequence[str] | None = None) -> Options:
         In one sentence, where options don't go together; what is wrong with a single one ends the program.
     """
     given = vars(parser().parse_args(arguments))
+    compare, *names_compared = given.pop('compare') or ('',)
     if given['activation'] is None:
-        given['activation'] = 'identity' if given['norm'] in ACTIVATING else Settings.activation
+        # norms that are compared have each their own
+        alone = given['norm'] in ACTIVATING and compare != 'norm'
+        given['activation'] = 'identity' if alone else Settings.activation
     names = {field.name for field in dataclasses.fields(Settings)}
     settings = Settings(**{name: given[name] for name in names})
-    compare, *names_compared = given.pop('compare') or ('',)
     options = Options(
         settings=settings,
         compare=compare or None,
-        names=tuple(names_compared),
+        names=_choices(compare, names_compared),
         **{name: value for name, value in given.items() if name not in names},
     )
     check_settings(settings)
@@ -320,7 +341,9 @@ def check_settings(settings: Settings) -> None:
         images = ALL_DIGITS if settings.limit is None else settings.limit
         if images > ALL_DIGITS:
             raise Problem(f'argument --limit: must be at most {ALL_DIGITS}, the number of digits, got {images}')
-        check_batch_size(settings, images - math.ceil(images / 5))
+        check_size(settings, images - math.ceil(images / 5))
+    if settings.dataset == 'synthetic' and (settings.limit or 0) > MOST_SYNTHETIC:
+        raise Problem(f'argument --limit: must be at most {MOST_SYNTHETIC} for synthetic images, got {settings.limit}')
     micro, rest = divmod(settings.batch_size, settings.accumulate)
     if rest or micro < 2:
         raise Problem(
@@ -339,20 +362,32 @@ def check_settings(settings: Settings) -> None:
             )
 
 
-def check_batch_size(settings: Settings, images: int) -> None:
-    """Refuse a batch of more than all training images."""
+def check_size(settings: Settings, images: int) -> None:
+    """Refuse a batch of more than all training images, and more steps than can be counted."""
     if settings.batch_size > images:
         raise Problem(
             f'argument --batch-size: must be at most {images}, the number of training images, got {settings.batch_size}'
         )
+    most = MOST_STEPS * settings.batch_size // images
+    if settings.epochs > most:
+        raise Problem(
+            f'argument --epochs: must be at most {most}, which are {MOST_STEPS} steps of {settings.batch_size} images, '
+            f'got {settings.epochs}'
+        )
+
+
+def _choices(compare: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The names that are compared, each once; which activations there are is asked when jax is there."""
+    try:
+        chosen = map(one_of(NORMS) if compare == 'norm' else plain, names)
+        return tuple(dict.fromkeys(chosen))
+    except argparse.ArgumentTypeError as error:
+        raise Problem(f'argument --compare: {error}') from None
 
 
 def _check_together(options: Options) -> None:
     if options.compare not in (None, 'norm', 'activation'):
         raise Problem(f'argument --compare: must be norm or activation, got {options.compare!r}')
-    for name in options.names if options.compare == 'norm' else ():
-        if name not in NORMS:
-            raise Problem(f'argument --compare: norms must be of {", ".join(NORMS)}, got {name!r}')
     if options.compare and (options.resume or options.steps or options.checkpoint_every or options.coordinator):
         raise Problem('argument --compare: goes without --resume, --steps, --checkpoint-every and --coordinator')
     several = {
@@ -385,16 +420,20 @@ def check_packages(packages: Mapping[str, str] = PACKAGES) -> None:
         raise Problem(f"this example also needs {names}; install with: pip install 'jaxnorm[examples]'")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, files: Sequence[str], folders: Sequence[str] = ()) -> None:
     """Make the output folder and try to write into it, before minutes are spent on what can't be saved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        for name in FILES:
+        for name in files:
             target = folder / name
             if target.is_dir() or (target.exists() and not os.access(target, os.W_OK)):
                 raise OSError(None, f'its {name} can not be replaced')
+        for name in folders:
+            target = folder / name
+            if target.exists() and not (target.is_dir() and os.access(target, os.W_OK)):
+                raise OSError(None, f'its {name} is no folder that can be written into')
     except OSError as error:
         reason = error.strerror or error
         raise Problem(f"argument --output: can not write into '{folder}': {reason}; choose another folder") from None

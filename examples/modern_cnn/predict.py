@@ -2,13 +2,14 @@
 
 import json
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from options import Parser, Problem, check_packages
+from options import Parser, Problem, check_packages, say
 
+#: What Pillow only knows by name, or opens with another program's help
+UNREADABLE = {'BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF'}
 TOP = 3  # classes that are told for each picture
 BATCH = 64  # pictures that go through the model together
 
@@ -36,7 +37,9 @@ def pictures(paths: Sequence[Path]) -> list[Path]:
     """The files themselves, and in place of each folder the pictures in it, at any depth."""
     from PIL import Image
 
-    known = Image.registered_extensions()
+    endings = Image.registered_extensions()
+    opened = {*Image.OPEN, 'MPO'} - UNREADABLE  # the plugin of JPEG opens MPO
+    known = {ending for ending, kind in endings.items() if kind in opened}
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -47,27 +50,6 @@ def pictures(paths: Sequence[Path]) -> list[Path]:
         raise Problem(f'no pictures in {", ".join(str(path) for path in paths)}; they are told by their endings, '
                       'such as .png and .jpg')  # fmt: skip
     return found
-
-
-def read(path: Path, height: int, width: int, invert: bool = False) -> Any:
-    """A picture as the model takes it: an array (height, width, 3) of uint8."""
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    with warnings.catch_warnings():
-        warnings.simplefilter('error', Image.DecompressionBombWarning)  # more pixels than any camera has
-        with Image.open(path) as file:
-            picture = ImageOps.exif_transpose(file)
-    if picture.mode == 'F':
-        raise ValueError('its pixels are floating-point numbers, of a range that it does not say')
-    if picture.mode.startswith('I'):  # 16 bits a pixel, which Pillow would cut off at 255
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert('RGBA')
-        picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-    # bilinear, as the digits were made; where it makes smaller, it averages
-    picture = ImageOps.fit(picture.convert('RGB'), (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(ImageOps.invert(picture) if invert else picture)
 
 
 def probabilities(model: Any, x: Any) -> Any:
@@ -93,6 +75,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     check_packages()
     # only here, so that --help and wrong options answer at once, and without these packages
     import numpy as np
+    from picture import read, refusal, shown
     from trained import load
 
     files = pictures(options.paths)
@@ -102,16 +85,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
         try:
             read_ones[path] = read(path, *trained.in_size[:2], options.invert)
         except Exception as error:  # what decoders raise on damaged files is anything
-            reason = getattr(error, 'strerror', None) or str(error) or type(error).__name__
-            print(f"predict.py: can not read '{path}': {' '.join(reason.split())}", file=sys.stderr)
+            print(f'predict.py: {refusal(path, error)}', file=sys.stderr)
     if read_ones:
         answers = probabilities(trained.model, np.stack(list(read_ones.values())))
+        if not np.isfinite(answers).all():
+            raise Problem(f"the model of step {trained.step} in '{options.run}' makes numbers that are not finite; "
+                          'train again with a smaller --learning-rate')  # fmt: skip
         for path, answer in zip(read_ones, answers, strict=True):
             best = [(trained.classes[c], float(answer[c])) for c in np.argsort(-answer, kind='stable')[:TOP]]
             if options.json:
-                print(json.dumps({'path': str(path), 'classes': dict(best)}, ensure_ascii=False))
+                say(json.dumps({'path': str(path), 'classes': dict(best)}))
             else:
-                print(f'{path}: ' + ', '.join(f'{name} {probability:.1%}' for name, probability in best))
+                say(f'{shown(path)}: ' + ', '.join(f'{name} {probability:.1%}' for name, probability in best))
     return 0 if len(read_ones) == len(set(files)) else 1
 
 

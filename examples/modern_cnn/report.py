@@ -2,7 +2,9 @@
 
 import csv
 import os
+import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,14 +12,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-import tensorboardX
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from options import Problem
+from options import Problem, say
+from tensorboardX import RecordWriter
+from tensorboardX.proto import event_pb2, summary_pb2
 from tqdm import tqdm
 from training import Epoch, Step
 
+EVENT: Any = event_pb2  # made by a compiler, so that a type checker knows nothing of it
+SUMMARY: Any = summary_pb2
 RIGHT, WRONG = 'tab:green', 'tab:red'
 READABLE = 20  # classes up to which a confusion matrix is written in words and with its percentages
 
@@ -41,6 +46,56 @@ def write_metrics(path: Path, history: Iterable[Epoch]) -> None:
         rows = csv.writer(file)
         rows.writerow(Epoch._fields)
         rows.writerows([f'{value:.6g}' if isinstance(value, float) else value for value in row] for row in history)
+
+
+class Events:
+    """The TensorBoard events of a run.
+
+    tensorboardX's own SummaryWriter writes from a thread, where nobody can say in a sentence that the disk is full.
+
+    Parameters
+    ----------
+    folder : path
+        Made if it isn't there.
+    step : int
+        After which the run is gone on with: TensorBoard forgets what an interrupted run wrote after it.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        # with the step and the process, for another run may have begun in the same second
+        name = f'events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{step}.{os.getpid()}'
+        self._path = folder / name
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = RecordWriter(str(self._path))
+        self._write(file_version='brain.Event:2')
+        self._write(step=step + 1, session_log=EVENT.SessionLog(status=EVENT.SessionLog.START))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """What was seen at a step."""
+        shown = [SUMMARY.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=SUMMARY.Summary(value=shown))
+
+    def flush(self) -> None:
+        """Let TensorBoard see what there is."""
+        with self._told():
+            self._file.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        with self._told():
+            self._file.close()
+
+    def _write(self, **parts: Any) -> None:
+        with self._told():
+            self._file.write(EVENT.Event(wall_time=time.time(), **parts).SerializeToString())
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise Problem(f'can not write {self._path}: {error.strerror or error}') from error
 
 
 class Reporter:
@@ -86,24 +141,22 @@ class Reporter:
             file=stream,
             disable=quiet or not stream.isatty(),
         )
-        self._events: Any = None
+        self._events: Events | None = None
         if self.folder is not None:
             write_metrics(self.folder / 'metrics.csv', self.history)
-            self._events = tensorboardX.SummaryWriter(
-                str(self.folder / 'tensorboard'),
-                # TensorBoard forgets what an interrupted run wrote after the step that this one goes on from
-                purge_step=step + 1,
-                # else the file would be that of another run that began in the same second
-                filename_suffix=f'.{step}.{os.getpid()}',
-            )
+            self._events = Events(self.folder / 'tensorboard', step)
 
     def __enter__(self) -> 'Reporter':
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.close()
         if self._events is not None:
-            self._events.close()
+            try:
+                self._events.close()
+            except Problem:
+                if kind is None:  # else what ended the run is what the user should read
+                    raise
 
     def step(self, step: Step) -> None:
         """A step was taken."""
@@ -112,16 +165,21 @@ class Reporter:
             refresh=False,  # the update draws both, and not more often than an eye can follow
         )
         self._bar.update(self.batch_size)
+        if self._events is not None:
+            seen = {'loss/step': step.loss, 'accuracy/step': step.accuracy, 'learning_rate/step': step.learning_rate}
+            self._events.add(step.step, seen)
 
     def epoch(self, row: Epoch) -> None:
         """An epoch has ended, and the held-out images are evaluated."""
         self.history.append(row)
         if self.folder is not None:
             write_metrics(self.folder / 'metrics.csv', self.history)
+        if self._events is not None:
+            seen = {}
             for name, value in zip(Epoch._fields[2:], row[2:], strict=True):
                 kind, _, what = name.partition('_')
-                tag = f'{what}/{kind}' if kind in ('train', 'test') else name
-                self._events.add_scalar(tag, value, row.step)
+                seen[f'{what}/{kind}' if kind in ('train', 'test') else name] = value
+            self._events.add(row.step, seen)
             self._events.flush()
         left = sum(past.seconds for past in self.history) / len(self.history) * (self.epochs - row.epoch)
         self.say(
@@ -136,8 +194,8 @@ class Reporter:
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""
         if not self.quiet:
-            self._bar.write(text, file=sys.stdout)
-            sys.stdout.flush()  # a log that is followed shows it now
+            with tqdm.external_write_mode():
+                say(text)
 
 
 def _duration(seconds: float) -> str:
@@ -256,16 +314,22 @@ def draw_samples(
     rows: int = 4,
     columns: int = 8,
 ) -> None:
-    """Held-out images with the answers: at most half of them wrong ones, those first, then right ones."""
+    """Held-out images with the answers: half of them wrong ones, if there are so many, those first, then right ones.
+
+    No cell is empty: of fewer images than there are cells, those are shown that fill rows.
+    """
     answers = probabilities.argmax(axis=-1)
-    wrong = np.flatnonzero(answers != y)[: rows * columns // 2]
-    right = np.flatnonzero(answers == y)[: rows * columns - len(wrong)]
-    rows = -(-(len(wrong) + len(right)) // columns)
+    columns = min(columns, len(y))
+    rows = min(rows, len(y) // columns)
+    cells = rows * columns
+    wrong, right = np.flatnonzero(answers != y), np.flatnonzero(answers == y)
+    wrong = wrong[: max(cells // 2, cells - len(right))]
+    right = right[: cells - len(wrong)]
     figure = _figure(1.5 * columns, 1.9 * rows + 0.4)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis('off')
-    for axes, index in zip(grid.flat, np.concatenate([wrong, right]), strict=False):
+    for axes, index in zip(grid.flat, np.concatenate([wrong, right]), strict=True):
         answer, truth = int(answers[index]), int(y[index])
         title, color = f'{_short(classes[answer])} ({probabilities[index, answer]:.0%})', RIGHT
         if answer != truth:

@@ -6,27 +6,39 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from options import FILES, Options, Problem, check_batch_size, check_folder, check_packages, parser, read
+from options import (
+    COMPARED,
+    FILES,
+    FOLDERS,
+    Options,
+    Problem,
+    check_folder,
+    check_packages,
+    check_size,
+    parser,
+    read,
+    say,
+)
 
 if TYPE_CHECKING:
     from data import Dataset
     from training import Epoch, Trainer
 
 
-def check_activation(name: str) -> None:
+def check_activation(name: str, option: str = '--activation') -> None:
     """Refuse what is no activation, or changes the shape, with the nearest names."""
     from model import activation_layer
 
     try:
         activation_layer(name, 2)
-    except (TypeError, ValueError) as error:
-        raise Problem(f'argument --activation: {name!r} can not be used here: {error}') from error
+    except ValueError as error:
+        raise Problem(f'argument {option}: {name!r} can not be used here: {error}') from error
 
 
 def train(options: Options, dataset: 'Dataset') -> int:
     """Train, report, and give the exit code."""
     from checkpoint import Checkpoints, StopSignals
-    from devices import Devices
+    from devices import Devices, agree
     from report import Reporter
     from training import Diverged, Epoch, feed_for, fit, total_steps, trainer_for
 
@@ -50,6 +62,7 @@ def train(options: Options, dataset: 'Dataset') -> int:
             trainer.load(state)
             feed.set_state(position['feed'])
             history = [Epoch(*row) for row in position['history']]
+        agree({'the step to go on from': trainer.step}, 'let them share the --output folder')
         with Reporter(
             options.output,
             epochs=settings.epochs,
@@ -73,9 +86,10 @@ def train(options: Options, dataset: 'Dataset') -> int:
                     feed=feed,
                     history=history,
                     checkpoints=checkpoints,
-                    stop=lambda step: stop.requested(step) or step == options.steps,
+                    stop=lambda step: stop.requested(step) or (options.steps is not None and step >= options.steps),
                 )
             except Diverged as error:
+                checkpoints.wait()  # one may still be on its way
                 good = checkpoints.latest()
                 saved = 'there is no checkpoint' if good is None else f'the checkpoint of step {good} is good'
                 print(f'{parser().prog}: {error}; {saved}', file=sys.stderr)
@@ -100,11 +114,11 @@ def conclude(
     report.draw_curves(folder / 'curves.png', history)
     report.draw_confusion(folder / 'confusion.png', table, dataset.classes)
     report.draw_samples(folder / 'samples.png', test.x, test.y, probabilities, dataset.classes)
-    print(report.summary(trainer.settings.as_dict(), history, trainer.parameters, str(trainer.devices)))
-    print(report.describe_confusion(table, dataset.classes))
+    say(report.summary(trainer.settings.as_dict(), history, trainer.parameters, str(trainer.devices)))
+    say(report.describe_confusion(table, dataset.classes))
     right = int((answers == test.y).sum())
-    print(f'held-out accuracy {right / len(answers):.2%} ({right} of {len(answers)}), trained in {seconds:.0f} s')
-    print(f'written: {", ".join(FILES)}, tensorboard, checkpoints in {folder}')
+    say(f'held-out accuracy {right / len(answers):.2%} ({right} of {len(answers)}), trained in {seconds:.0f} s')
+    say(f'written: {", ".join(FILES + FOLDERS)} in {folder}')
 
 
 def compare(kind: str, options: Options, dataset: 'Dataset') -> int:
@@ -113,20 +127,27 @@ def compare(kind: str, options: Options, dataset: 'Dataset') -> int:
     from devices import Devices
     from training import fit, trainer_for
 
+    from jaxnorm import functional
+
+    names = options.names
     if kind == 'activation':
-        for name in options.names:
-            check_activation(name)
+        for name in names:
+            check_activation(name, '--compare')
+        # 'swish' and 'silu' are one
+        names = tuple({functional.get(name): name for name in names}.values())
     devices = Devices()
+    if devices.process_count > 1:
+        raise Problem(f'argument --compare: must be run on a single host, got {devices.process_count}; take one')
     devices.check(options.settings.batch_size, options.settings.accumulate)
     results = compare.compare(
         kind,
-        options.names,
+        names,
         options.seeds,
         options.settings,
         options.output,
         lambda settings: fit(trainer_for(settings, dataset, devices), dataset).history,
     )
-    print(compare.table(kind, results))
+    say(compare.table(kind, results))
     return 0
 
 
@@ -137,17 +158,22 @@ def run(options: Options) -> int:
 
     settings = options.settings
     dataset = load(settings.dataset, options.data_dir, settings.limit)
-    check_batch_size(settings, len(dataset.train.y))
-    check_folder(options.output)
+    check_size(settings, len(dataset.train.y))
+    check_folder(options.output, *((COMPARED,) if options.compare else (FILES, FOLDERS)))
     # the order of additions on a GPU is free by default, and the same seed would not give the same numbers
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_gpu_deterministic_ops=true'.strip()
 
     # only here, so that --help and wrong options answer at once, and without these packages
-    from devices import connect
+    from devices import agree, connect, on_the_first
+    from lock import locked
 
     connect(options)  # before anything is computed
+    run = {'checkpoint_every': options.checkpoint_every, 'resume': options.resume, 'steps': options.steps}
+    given = {f'--{name.replace("_", "-")}': value for name, value in {**settings.as_dict(), **run}.items()}
+    agree({**given, 'the number of images': len(dataset.train.y)})
     check_activation(settings.activation)
-    return compare(options.compare, options, dataset) if options.compare else train(options, dataset)
+    with on_the_first(locked(options.output)):
+        return compare(options.compare, options, dataset) if options.compare else train(options, dataset)
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import checkpoint
+import numpy as np
 from model import ModernCNN
 from options import Problem, Settings
 from training import model_for, set_values, values_of
@@ -27,7 +28,7 @@ def load(run: Path) -> Trained:
     Raises
     ------
     Problem
-        If the folder holds none, or none that can be read.
+        If the folder holds none, none that can be read, or one that is not finite.
     """
     folder = run / 'checkpoints'
     if not folder.is_dir():
@@ -38,10 +39,27 @@ def load(run: Path) -> Trained:
     known = {field.name for field in dataclasses.fields(Settings)}
     try:
         classes, (height, width, channels) = saved.settings['classes'], saved.settings['in_size']
+        history = saved.feed_state['history']
         settings = Settings(**{name: value for name, value in saved.settings.items() if name in known})
     except (KeyError, TypeError, ValueError):
         raise Problem(f"the checkpoint in '{folder}' was not saved by train.py") from None
     model = model_for(settings, len(classes), (height, width, channels))
     part = 'ema' if settings.ema else 'model'
-    set_values(model, checkpoint.fill({part: values_of(model)}, saved.arrays)[part])
+    values = values_of(model)
+    wrong = [
+        name for name, array in saved.arrays.items() if name.startswith(f'{part}/') and not np.isfinite(array).all()
+    ]
+    if wrong:
+        raise Problem(
+            f"the checkpoint of step {saved.step} in '{folder}' holds numbers that are not finite, in {wrong[0]}; "
+            'train again with a smaller --learning-rate'
+        )
+    ended = bool(history) and history[-1][1] == saved.step
+    if settings.ema and not ended and any(path.endswith('running_mean') for path in values):
+        print(
+            f'step {saved.step} is in the middle of an epoch: its averaged weights have the batch statistics of the '
+            'others, and get their own at the end of the epoch',
+            file=sys.stderr,
+        )
+    set_values(model, checkpoint.fill({part: values}, saved.arrays)[part])
     return Trained(model, tuple(classes), (height, width, channels), saved.step, settings)

@@ -1,4 +1,7 @@
-"""The training: one compiled step to learn, one to evaluate, and the loop over the epochs."""
+"""The training: one compiled step to learn, one to evaluate, and the loop over the epochs.
+
+A third is compiled where averaged weights need batch statistics of their own.
+"""
 
 import contextlib
 import time
@@ -23,13 +26,15 @@ import jaxnorm
 MOMENTUM = 0.9
 RECALIBRATION_IMAGES = 8192  # that the statistics of averaged weights are taken from: plenty for a mean and a variance
 
+ADVICE = 'try a smaller --learning-rate, a --warmup or --clip, or look at the images'
+
 NOTHING_SEEN = {'loss': np.float32(0), 'right': np.float32(0), 'images': np.float32(0)}
 
 Values = dict[str, Any]  # the values of states, by the path of the state: 'bn1/running_mean'
 
 
 class Diverged(Exception):
-    """The loss or the gradient is no longer finite: at which step, and in which layer it began."""
+    """A loss, the gradient or what came of it is no longer finite: at which step, and in which layer it began."""
 
 
 class Step(NamedTuple):
@@ -107,7 +112,7 @@ def all_finite(*trees: Any) -> jax.Array:
 
 
 class Trainer:
-    """A model, its optimizer, and the two compiled steps.
+    """A model, its optimizer, and the compiled steps.
 
     All that changes in a run is one tree of arrays, `state()`. The steps are pure functions of it: the memory of the
     old state becomes that of the new one, and what was saved and loaded goes on as if nothing had happened.
@@ -195,7 +200,7 @@ class Trainer:
         Raises
         ------
         Diverged
-            If the loss or the gradient of the step before is not finite. Nothing has been learned from it, or after it.
+            If the step before came to something that is not finite. Nothing has been learned from it, or after it.
         """
         x, y = self.devices.shard(batch)
         # the step sets a key of its own; the one outside goes in and comes out of every jit of brainstate's, and would
@@ -254,12 +259,17 @@ class Trainer:
         model = self._with_values(state['model'])
         with brainstate.environ.context(fit=True), brainstate.random.seed_context(key):
             gradients, loss, right = self._gradients(model, x, y)
-        sound = state['sound'] & all_finite(loss, gradients)
 
         weights = self._weights_in(state['model'])
         updates, memory = self.optimizer.update(gradients, state['optimizer'], weights)
         learned: Any = optax.apply_updates(weights, updates)
         values = values_of(model) | learned
+        # the norm, for AdamW and --clip square the gradient; and a finite one can still be too large for a weight
+        finite = {
+            'gradient': all_finite(loss, optax.tree.norm(gradients)),
+            'values': {path: all_finite(value) for path, value in values.items()},
+        }
+        sound = jnp.all(jnp.stack([state['sound'], *jax.tree.leaves(finite)]))
         count = state['step'] + 1
         new = {
             'model': values,
@@ -278,6 +288,7 @@ class Trainer:
             'accuracy': right / len(y),
             'learning_rate': self.schedule(state['step']),
             'sound': sound,
+            'finite': finite,
         }
         return jax.lax.with_sharding_constraint((kept, seen), self.devices.everywhere)
 
@@ -361,14 +372,16 @@ class Trainer:
         self.step += 1
         return Step(self.step, *(float(seen[name]) for name in ('loss', 'accuracy', 'learning_rate')))
 
-    def _check(self, batch: Images, seen: dict[str, jax.Array]) -> None:
+    def _check(self, batch: Images, seen: dict[str, Any]) -> None:
         if not seen['sound']:
-            loss = float(seen['loss'])
+            loss, finite = float(seen['loss']), seen['finite']
             what = 'the gradient is no longer finite' if np.isfinite(loss) else f'the loss is {loss}'
-            raise Diverged(
-                f'{what} at step {self.step + 1}: it began {self._beginning(batch)}; try a smaller --learning-rate, '
-                'a --warmup or --clip, or look at the images'
-            )
+            if finite['gradient']:
+                what = 'what was learned is no longer finite'
+                where = f'in {next(path for path, fine in finite["values"].items() if not fine)}'
+            else:
+                where = self._beginning(batch)
+            raise Diverged(f'{what} at step {self.step + 1}: it began {where}; {ADVICE}')
 
     def _beginning(self, batch: Images) -> str:
         """In which layer the first value that is not finite comes up. The state is still that before the batch."""
@@ -494,12 +507,12 @@ def fit(
     checkpoints : Checkpointer, optional
         Where to save: whenever it is due, and at the end.
     stop : callable
-        Asked after each step whether to end there.
+        Asked after each step whether to end there, also after that which is gone on from.
 
     Raises
     ------
     Diverged
-        If loss or gradient are no longer finite.
+        If a step or the loss of the held-out images is not finite.
     """
     settings, images = trainer.settings, len(dataset.train.y)
     feed = feed_for(trainer, dataset) if feed is None else feed
@@ -517,6 +530,8 @@ def fit(
             checkpoints.save(step, trainer.state(), position, wait=wait)
 
     last = steps_until(settings.epochs, images, settings.batch_size)
+    if 0 < trainer.step < last and stop(trainer.step):
+        return Fitted(rows, None)
     for step in range(trainer.step + 1, last + 1):
         tell(trainer.train(next(feed)))
         epoch = len(rows) + 1
@@ -526,6 +541,8 @@ def fit(
             loss, accuracy = trainer.epoch_means()
             trainer.recalibrate(dataset.train)
             evaluation = trainer.evaluate(dataset.test)
+            if not np.isfinite(evaluation.loss):
+                raise Diverged(f'the loss of the held-out images is {evaluation.loss} after step {step}; {ADVICE}')
             right = float(np.mean(evaluation.probabilities.argmax(axis=-1) == dataset.test.y))
             rate = float(trainer.schedule(step - 1))
             rows.append(Epoch(epoch, step, loss, accuracy, evaluation.loss, right, rate, seconds, seen / seconds))
