@@ -226,6 +226,7 @@ def test_renorm_lies_between_batch_norm_and_evaluation():
     np.testing.assert_allclose(traced(1.0, 0.0), closed, 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 def test_ghost_batches_do_not_depend_on_the_number_of_devices():
     x, s, b, *_ = inputs(2.0)
     where = jnp.asarray(np.random.default_rng(1).random((8, 6, 1)) > 0.4).at[:2].set(False)

@@ -108,6 +108,7 @@ def test_xor(run):
     assert re.search(r'with ReLU .* 4/4', printed) and re.search(r'at most \d\.', printed)
 
 
+@pytest.mark.slow
 def test_deep_gradients(run):
     outcomes, printed = run('deep_gradients', '--activations', 'sigmoid', 'relu', 'gelu')
     assert outcomes['sigmoid'].ratio < 1e-4
@@ -158,6 +159,7 @@ def test_attention(run):
     assert 'tiny (0.01): attention looks at all positions alike.' in printed
 
 
+@pytest.mark.slow
 def test_generative(run):
     outcomes, printed = run('generative')
     for (_, name), outcome in outcomes.items():

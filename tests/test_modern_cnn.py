@@ -89,9 +89,8 @@ def test_stopped_and_resumed_it_gives_the_numbers_of_a_whole_run(tmp_path):
     whole = run('--output', tmp_path / 'whole', *options)
     stopped = run('--output', tmp_path / 'part', '--steps', '6', *options)
     again = run('--output', tmp_path / 'part', *options)
-    for steps in '6', '5':  # it is there already
-        reached = run('--output', tmp_path / 'part', '--resume', '--steps', steps, *options)
-        assert reached.returncode == 0 and 'stopped after step 6 of 10' in reached.stdout, reached.stderr
+    past = run('--output', tmp_path / 'part', '--resume', '--steps', '5', *options)  # it is there already
+    assert past.returncode == 0 and 'stopped after step 6 of 10' in past.stdout, past.stderr
     resumed = run('--output', tmp_path / 'part', '--resume', *options)
     assert whole.returncode == stopped.returncode == resumed.returncode == 0, resumed.stderr
     assert 'stopped after step 6 of 10; go on with --resume' in stopped.stdout
@@ -120,10 +119,9 @@ def test_a_loss_that_is_not_finite(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('batch_size', [20, 160])
-def test_weights_that_are_not_finite(tmp_path, batch_size):
-    """The step itself is sound, and what it makes of the weights is not; also where it is the last."""
-    few = ('--limit', '200', '--width', '2', '--batch-size', batch_size, '--epochs', '1')
+def test_weights_that_are_not_finite(tmp_path):
+    """The step itself is sound, and what it makes of the weights is not; it is the last one, too."""
+    few = ('--limit', '200', '--width', '2', '--batch-size', '160', '--epochs', '1')
     huge = ('--optimizer', 'sgd', '--learning-rate', '3e38', '--checkpoint-every', '1')
     result = command('--dataset', 'synthetic', '--output', tmp_path, *few, *huge)
     assert result.returncode == 1, result.stderr

@@ -399,6 +399,7 @@ def test_evaluation_counts_every_image_once(example, size):
     assert [i for batch, counts in seen for i in batch.y[counts].tolist()] == list(range(23))
 
 
+@pytest.mark.slow
 def test_augmentation_moves_mirrors_and_puts_out(example):
     import jax
 

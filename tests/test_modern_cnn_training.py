@@ -163,6 +163,7 @@ def test_micro_batches_of_a_batch_norm(make, dataset):
     np.testing.assert_allclose(states[1]['epoch']['loss'], states[2]['epoch']['loss'], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_with_statistics_of_their_own(example, make, dataset):
     trainer = make(ema=0.9, dropout=0.3, augment=True)
     first = np.array(trainer.state()['model']['fc2/weight']['weight'])
@@ -187,6 +188,7 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own(example, ma
     assert np.isfinite(trainer.evaluate(dataset.test).loss)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_low_and_keeps_high(make, dataset):
     wide, low = make(), make(precision='bfloat16')
     dtypes = set()
@@ -264,6 +266,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(example, make, dataset, place, 
         trainer.state()
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_finite_stops_the_run(make, example, dataset):
     """The loss and the gradient are: the step is too large."""
     trainer = make(fresh=True, optimizer='sgd', learning_rate=3e38, weight_decay=10.0, epochs=1)

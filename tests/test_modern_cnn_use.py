@@ -289,6 +289,7 @@ def test_an_exported_model_gives_the_same_logits_without_jaxnorm(example, save, 
     assert '255' in metadata['normalization']
 
 
+@pytest.mark.slow
 def test_an_exported_model_reads_pictures_as_predict_does(example, run, capsys, tmp_path, monkeypatch):
     """What is wide is cut and not pressed, and what is transparent becomes white."""
     monkeypatch.chdir(tmp_path)
@@ -333,6 +334,7 @@ def test_a_model_that_is_not_finite_is_refused(example, save, tmp_path):
         example('predict').run([str(save(wrong=3e38)), str(tmp_path / 'a.png')])
 
 
+@pytest.mark.slow
 def test_averaged_weights_from_the_middle_of_an_epoch(example, save, capsys, tmp_path):
     square('RGB', 'red').save(tmp_path / 'a.png')
     for settings, said in (({'ema': 0.9}, True), ({'ema': 0.9, 'norm': 'group'}, False), ({}, False)):
@@ -340,6 +342,7 @@ def test_averaged_weights_from_the_middle_of_an_epoch(example, save, capsys, tmp
         assert (code, 'step 7 is in the middle of an epoch' in err) == (0, said)
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text(example, run, tmp_path):
     names = ['two\nlines.png', *([] if sys.platform == 'darwin' else ['no text \udcff.png'])]
     for name in names:

@@ -133,7 +133,7 @@ def test_an_activation_that_learns_is_learned():
     grads = brainstate.transform.grad(lambda: (layer(x) ** 2).sum(), states)()
     assert all(jnp.abs(g).max() > 0 for g in jax.tree.leaves(grads))
     before = layer(x)
-    layer.activation.weight.value = {'slope': jnp.zeros(8)}
+    layer.activation.weight.value = jnp.zeros(8)
     assert (layer(x) != before).any()
 
 

@@ -104,6 +104,7 @@ def test_long_sums_of_many_draws(call, shape, x64):
         assert all(error(a, e) <= 2e-7 for a, e in zip(got, exact, strict=True)), (mean, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', [1e17, 1e-17])
 def test_sums_of_very_many_squares(size):
     # 65536 squares of numbers of size 1e17 are no number of 32 bits, and their mean is one
@@ -252,6 +253,7 @@ def test_moments_have_units_and_names():
     assert jnp.isnan(F.moments(x[:0], 0)[0]).all()
 
 
+@pytest.mark.slow
 def test_moments_are_differentiable(x64):
     x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (5, 4)))
     f = lambda v: sum((m**2).sum() for m in F.moments(v, 0))
@@ -286,6 +288,7 @@ def test_identities():
         np.testing.assert_allclose(jnp.moveaxis(kernel(first, 1), 1, -1), kernel(x, -1), 1e-5, 1e-6)
 
 
+@pytest.mark.slow
 def test_split_over_a_named_axis_is_the_whole(x64):
     x, scale, bias = inputs(2.0, 'float64')
     where = jnp.asarray(np.random.default_rng(1).random((6, 16, 1)) > 0.5).at[:2].set(False)

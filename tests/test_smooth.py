@@ -124,6 +124,7 @@ def test_squareplus_of_no_width_is_relu(b):
     np.testing.assert_array_equal(pull(jnp.ones(5))[0], [0, 0, 0, 1, 1])
 
 
+@pytest.mark.slow
 def test_second_derivatives_next_to_subnormal():
     exact = float(mp.exp(mp.mpf('-86.5')))
     for f in (F.elu, F.selu, F.exponential, F.celu, lambda x: F.elu(x, jnp.float32(1.0))):
@@ -136,6 +137,7 @@ def test_second_derivatives_next_to_subnormal():
     np.testing.assert_allclose(jax.hessian(lambda v: F.celu(v, 1e-3))(x), exact, 1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_by_hyperparameters_where_terms_cancel_or_vanish():
     x = np.float32([-1e-6, -1e-3, -0.3, -0.9, -1.1, -20])
     for alpha in np.float32([0.3, 1.0, 30.0]):

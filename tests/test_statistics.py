@@ -250,6 +250,7 @@ def test_recalibrate_without_a_batch_in_any_layer():
     assert (layer.running_mean.value == 0).all()
 
 
+@pytest.mark.slow
 def test_a_function_inside_that_was_jitted_before():
     layer, x = nn.BatchNorm0d(3), batch((8, 3))
     inner = jaxnorm.jit(lambda x: layer(x))
@@ -276,7 +277,7 @@ UNITED = {
 }
 
 
-@pytest.mark.parametrize('name', UNITED)
+@pytest.mark.parametrize('name', [n if n == 'BatchNorm0d' else pytest.param(n, marks=pytest.mark.slow) for n in UNITED])
 def test_the_first_batch_with_a_unit_in_a_jitted_function(name):
     x = batch((6, 4)) * u.mV
     eager, jitted, pooled, lost = (UNITED[name]() for _ in range(4))
@@ -350,7 +351,7 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize('name', list(PAIRS))
+@pytest.mark.parametrize('name', [n if 'conv2d' in n else pytest.param(n, marks=pytest.mark.slow) for n in PAIRS])
 def test_fold_is_two_layers(name):
     layer, norm = PAIRS[name]()
     trained(norm)
@@ -391,7 +392,9 @@ def test_convert_is_seen_by_what_was_jitted():
         np.testing.assert_allclose(apply(x), model(x), 1e-6, 1e-6)
 
 
-@pytest.mark.parametrize('to', [nn.GroupNorm, nn.InstanceNorm, nn.GhostBatchNorm, nn.BatchRenorm])
+@pytest.mark.parametrize(
+    'to', [pytest.param(nn.GroupNorm, marks=pytest.mark.slow), nn.InstanceNorm, nn.GhostBatchNorm, nn.BatchRenorm]
+)
 def test_convert(to):
     options = {nn.GroupNorm: {'num_groups': 2}, nn.GhostBatchNorm: {'virtual_batch_size': 4}}.get(to, {})
     norms = [
