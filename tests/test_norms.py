@@ -114,6 +114,8 @@ def test_sums_of_very_many_squares(size):
         lambda x: F.rms_norm(x, epsilon=0.0),
         lambda x: F.batch_norm_fit(x.reshape(-1, 1), epsilon=0.0)[0],
         lambda x: F.weight_norm(x, jnp.full(1, 256.0), axis=0),
+        # as many on each of eight devices as one alone may add up
+        lambda x: jax.vmap(lambda v: F.rms_norm(v, epsilon=0.0, axis_name='i'), axis_name='i')(x.reshape(8, -1)),
     ):
         y, slope = jax.jit(jax.value_and_grad(lambda x, n=norm: (n(x) ** 4).sum() / x.size))(x)
         assert 2.9 < y < 3.1, y  # the fourth moment of a normal distribution is 3

@@ -50,6 +50,11 @@ class Pool(NamedTuple):
     def _over_names(self, total: Array) -> Array:
         return total if self.axis_name is None else over_names(total, self.axis_name, self.groups)
 
+    def most(self, x: Array) -> int:
+        """How many elements a statistic is taken over at most, on all devices."""
+        here = math.prod(x.shape[a] for a in self.axes)
+        return here if self.axis_name is None else here * int(jax.lax.psum(1, self.axis_name))
+
     def size(self, x: Array, where: Array | None) -> Array | float:
         """How many elements each statistic is taken over: a number, or an array of them under a mask."""
         if where is not None:
@@ -114,6 +119,10 @@ class SegmentPool(NamedTuple):
             sums = over_names(sums, self.pool.axis_name, self.pool.groups)
         totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
         return totals.transpose([order.index(a) for a in range(x.ndim)])
+
+    def most(self, x: Array) -> int:
+        """How many elements a segment has at most, on all devices."""
+        return self.pool.most(x)
 
     def _places(self, ids: Array) -> tuple[Array, int]:
         """Ids by their rank among those of a row, on all devices, and how many there may be."""
@@ -280,8 +289,8 @@ def steady(mean: Array) -> Array:
 
 def _squares(x: Array, pool: Pool | SegmentPool) -> tuple[Array, float]:
     """x², or such a part of it that sums of many squares are still numbers, and which part that is."""
-    n = math.prod(x.shape[a] for a in pool.axes)
-    scale = 2.0 ** -math.ceil(math.log2(max(n / _MANY, 1)) / 2)
+    many = pool.most(x) / _MANY
+    scale = 2.0 ** -math.ceil(math.log2(max(many, 1)) / 2)
     x = x if scale == 1 else x * scale
     return x * x, scale * scale
 

@@ -283,7 +283,12 @@ def _then(
     if activation is None and not cast_before:
         if seen is None:
             return norm
-        return lambda *arrays: (lambda y, *more: (back(y), *more))(*norm(*arrays))
+
+        def plain(*arrays: Any) -> Any:
+            y, *more = norm(*arrays)
+            return back(y), *more
+
+        return plain
 
     @_keep_moments
     def composed(x: Array, scale: Array | None, bias: Array | None, where: Array | None, *rest: Any) -> Any:

@@ -87,7 +87,11 @@ class Running:
         for state, power in states.items():
             state.value = _units.attach(state.value, unit, power)
         pooling = POOLING.get(self)
-        if pooling is not None and not pooling.state.value['batches']:
+        if pooling is None:
+            return
+        batches = pooling.state.value['batches']
+        # what is pooled in the function that is traced may take any form there
+        if not isinstance(batches, jax.core.Tracer) and batches == 0:
             pooling.state.value = self._empty()
 
     def _empty(self) -> dict[str, Any]:
