@@ -12,6 +12,7 @@ import pytest
 import references as ref
 
 import jaxnorm
+from jaxnorm import functional as F
 from jaxnorm import nn
 
 pytestmark = pytest.mark.slow  # many compilations
@@ -272,6 +273,40 @@ def test_is_a_module_whose_gradients_reach_everything(name, x64):
         np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, 1e-4, 1e-7)
 
 
+FOLLOWED = {
+    'AdaLayerNorm': (lambda **k: nn.AdaLayerNorm(8, 3, w_init=normal, **k), (TOKENS, CONDITION)),
+    'AdaRMSNorm': (lambda **k: nn.AdaRMSNorm(8, 3, shift=True, w_init=normal, **k), (TOKENS, CONDITION)),
+    'FiLM': (lambda **k: nn.FiLM(6, 3, w_init=normal, **k), (IMAGE, CONDITION)),
+    'AdaIN': (lambda **k: nn.AdaIN(6, **k), (IMAGE, STYLE)),
+    'SPADE': (lambda **k: nn.SPADE((4, 4, 6), 3, hidden_channels=5, norm='instance', **k), (IMAGE, LABELS)),
+}
+
+
+@pytest.mark.parametrize('name', list(FOLLOWED))
+def test_an_activation_follows(name):
+    make, inputs = FOLLOWED[name]
+    plain = make(w_init=normal) if name == 'SPADE' else make()
+    for activation in ('exponential', nn.Exponential()):
+        followed = make(activation=activation, w_init=normal) if name == 'SPADE' else make(activation=activation)
+        np.testing.assert_allclose(followed(*inputs), jnp.exp(plain(*inputs)), 2e-6)
+
+
+def test_an_activation_of_what_has_a_unit():
+    np.testing.assert_array_equal(nn.FiLM(6, 3, activation='relu')(-IMAGE * u.mV, CONDITION) / u.mV, F.relu(-IMAGE))
+    with pytest.raises(TypeError, match='gelu: x must be dimensionless'):
+        nn.FiLM(6, 3, activation='gelu')(IMAGE * u.mV, CONDITION)
+    with pytest.raises(TypeError, match='AdaIN: style must be dimensionless where an activation follows'):
+        nn.AdaIN(6, activation='relu')(IMAGE, STYLE * u.mV)
+
+
+def test_a_style_over_devices_is_one_style():
+    layer, whole = nn.AdaIN(6, axis_name='rows'), nn.AdaIN(6)
+    mask = jnp.ones((2, 4, 4, 1), bool).at[0, :2].set(False)
+    rows = lambda a: jnp.moveaxis(a.reshape(2, 2, a.shape[1] // 2, *a.shape[2:]), 1, 0)
+    y = jax.vmap(lambda x, s, m: layer(x, s, style_mask=m), axis_name='rows')(*map(rows, (IMAGE, -IMAGE, mask)))
+    close(jnp.moveaxis(y, 0, 1).reshape(IMAGE.shape), whole(IMAGE, -IMAGE, style_mask=mask))
+
+
 def test_narrow_dtypes_round_once():
     layer = nn.AdaLayerNorm(8, 3, w_init=normal, b_init=normal)
     x = TOKENS.astype(jnp.bfloat16)
@@ -302,6 +337,10 @@ ERRORS = [
     (
         lambda: nn.SPADE((4, 4, 6), 3, hidden_channels=5)(IMAGE, IMAGE, fit=True),
         'SPADE: segmentation must have the rank of x, 4, and 3',
+    ),
+    (
+        lambda: nn.SPADE((4, 4, 6), 3, norm=nn.InstanceNorm(6), activation='relu'),
+        'SPADE: activation must be None where norm is a module',
     ),
     (lambda: nn.QKNorm(8, norm='group'), "QKNorm: norm must be one of 'rms', 'layer', got 'group'"),
 ]

@@ -1,6 +1,7 @@
 """Modules: construction, states, phases, jit, brainstate's transformations, pickling, errors."""
 
 import copy
+import inspect
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +16,7 @@ import pytest
 import jaxnorm
 from jaxnorm import functional as F
 from jaxnorm import nn
+from jaxnorm.nn._base import Normalization
 
 NORMS = {
     'BatchNorm0d': (nn.BatchNorm0d((10,)), (32, 10)),
@@ -268,7 +270,7 @@ ERRORS = [
     (lambda: nn.GroupNorm(16, group_size=4), 'GroupNorm: num_groups or group_size must be given'),
     (lambda: nn.LeakyReLU(foo=1), "LeakyReLU: got an unexpected keyword argument 'foo'"),
     (lambda: nn.LayerNorm(4, scal_init=1), "LayerNorm: got an unexpected keyword argument 'scal_init'"),
-    (lambda: nn.EvoNormS0(32, activation='relu'), "EvoNormS0: got an unexpected keyword argument 'activation'"),
+    (lambda: nn.EvoNormS0(32, cast='before'), "EvoNormS0: got an unexpected keyword argument 'cast'"),
     (lambda: nn.ReLU()(X, X > 0), 'ReLU: mask must be None'),
     (lambda: F.relu([1, 2]), 'relu: x must be an array, got list'),
     (lambda: F.relu(X * 1j), 'relu: x must hold real numbers, got complex64'),
@@ -303,3 +305,10 @@ def test_a_refused_batch_leaves_nothing_half_written():
     with pytest.raises(ValueError):
         layer(X[:1], fit=True)
     assert (layer.running_mean.value == before).all()
+
+
+def test_every_norm_takes_an_activation():
+    """Those that are wrappers give it to what they hold: AddNorm and QKNorm, SPADE too where it is given a norm."""
+    norms = [c for n, c in vars(nn).items() if isinstance(c, type) and issubclass(c, Normalization)]
+    assert len(norms) > 20
+    assert [c.__name__ for c in norms if 'activation' not in inspect.signature(c).parameters] == []

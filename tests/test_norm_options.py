@@ -351,6 +351,22 @@ def test_sum_and_norm(name, x64):
         both(x, residual[:1])
 
 
+@pytest.mark.parametrize('name', ['layer_norm', 'rms_norm'])
+def test_sum_and_norm_have_the_options_of_the_norm(name):
+    x, scale, bias = inputs()
+    both, norm = getattr(F, f'add_{name}'), getattr(F, name)
+    ids = jnp.asarray([0, 0, 1, 1, 1, -1])[None, :, None]
+    for options in (
+        {'axis': (1, 2), 'feature_axes': -1, 'scale': scale, 'bias': bias},
+        {'axis': 1, 'segment_ids': ids, 'where': ids != 1},
+        {'partial': 0.5} if name == 'rms_norm' else {'scale_offset': 1.0, 'scale': scale},
+    ):
+        np.testing.assert_array_equal(both(x, jnp.zeros_like(x), **options)[0], norm(x, **options))
+    over = jax.vmap(lambda a: both(a, a, axis_name='parts')[0], -2, -2, axis_name='parts')
+    parts = lambda f, a: f(a.reshape(2, 6, 2, 4)).reshape(a.shape)
+    np.testing.assert_allclose(parts(over, x), norm(2 * x), 1e-6, 1e-6)
+
+
 def test_class_of_sum_and_norm():
     x, *_ = inputs()
     for norm in (nn.LayerNorm(8), nn.RMSNorm(8, activation='relu'), nn.BatchNorm1d(8)):

@@ -685,6 +685,12 @@ FOLLOWED = {
     'ScaleNorm': lambda **k: nn.ScaleNorm(8, **k),
     'UnitNorm': lambda **k: nn.UnitNorm(**k),
     'LocalResponseNorm': lambda **k: nn.LocalResponseNorm(3, **k),
+    'GlobalResponseNorm': lambda **k: nn.GlobalResponseNorm(8, scale_init=0.3, **k),
+    'FilterResponseNorm': lambda **k: nn.FilterResponseNorm(8, threshold_init=-0.5, learn_epsilon=True, **k),
+    'EvoNormB0': lambda **k: nn.EvoNormB0(8, **k),
+    'EvoNormS0': lambda **k: nn.EvoNormS0(8, num_groups=2, **k),
+    'DynamicTanh': lambda **k: nn.DynamicTanh(8, **k),
+    'DynamicErf': lambda **k: nn.DynamicErf(8, **k),
 }
 
 
@@ -698,6 +704,15 @@ def test_an_activation_follows(name):
         np.testing.assert_allclose(followed(x, where, fit=fit), expected, 1e-6)
     call = lambda v: followed(v, fit=False)
     assert sum(a.size == x.size for a in jax.tree.leaves(jax.vjp(call, x)[1]) if isinstance(a, jax.Array)) == 1
+    after = FOLLOWED[name](activation=nn.Exponential())  # a module is called after
+    np.testing.assert_allclose(after(x, where, fit=True), jnp.where(where, jnp.exp(plain(x, where, fit=True)), 0), 1e-6)
+
+
+def test_an_activation_of_what_keeps_a_unit():
+    x = batch() * u.mV
+    assert nn.GlobalResponseNorm(8)(x).unit == u.mV
+    with pytest.raises(TypeError, match='global_response_norm: x must be dimensionless, got a Quantity in mV'):
+        nn.GlobalResponseNorm(8, activation='relu')(x)
 
 
 GIVEN = {

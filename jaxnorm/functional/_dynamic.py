@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from .. import _checks, _docs
-from .._typing import Array, ArrayLike, Axes
+from .._typing import Activation, Array, ArrayLike, Axes
 from . import _elementary as elementary
 from ._gated import _DENSITY, _FAR, _FAR64, _NEAR, _NEAR64, _quotient
 from ._kernel import elementwise, kernel
-from ._normalization import _NORM, _parameter
+from ._normalization import _NORM, _parameter, _then
 from ._sigmoidal import (
     _finite,
     _scaled_tanh,
@@ -43,21 +43,34 @@ Raises
 ValueError, TypeError
     For an input with a unit, an axis that `x` does not have, a parameter or mask that does not fit.
 """,
-    ('x', 'scale', 'where'),
+    ('x', 'scale', 'where', 'activation'),
     _NORM,
 )
 
 
-def _apply(op: str, curve: Any, x: Any, axis: Any, where: Any, inner: dict[str, Any], outer: dict[str, Any]) -> Array:
+def _apply(
+    op: str,
+    curve: Any,
+    x: Any,
+    scale: Any,
+    bias: Any,
+    axis: Any,
+    where: Any,
+    activation: Any,
+    **inner: Any,
+) -> Array:
     """An elementwise curve with numbers, or arrays in the rank of `x`, for parameters."""
     axes = _checks.axes(op, 'axis', axis, x.ndim) if x.ndim else ()
     for name, value in inner.items():
         inner[name] = value if isinstance(value, numbers.Real) else _parameter(op, name, value, x.shape, axes)
         _checks.hyperparameter(op, name, inner[name])
-    outer = {name: _parameter(op, name, value, x.shape, axes) for name, value in outer.items()}
-    mask = _checks.mask(op, 'where', where, x.shape)
-    y = curve(x if mask is None else jnp.where(mask, x, 0), *inner.values(), *outer.values())
-    return y if mask is None else jnp.where(mask, y, 0)
+    scale, bias = (_parameter(op, n, v, x.shape, axes) for n, v in (('scale', scale), ('bias', bias)))
+
+    def bend(x: Array, scale: Array | None, bias: Array | None, mask: Array | None) -> tuple[Array]:
+        y = curve(x if mask is None else jnp.where(mask, x, 0), *inner.values(), scale, bias)
+        return (y if mask is None else jnp.where(mask, y, 0),)
+
+    return _then(bend, op, activation)(x, scale, bias, _checks.mask(op, 'where', where, x.shape))[0]
 
 
 def _one(scale: ArrayLike | None) -> ArrayLike:
@@ -77,6 +90,7 @@ def dynamic_tanh(
     *,
     axis: Axes = -1,
     where: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Dynamic tanh (DyT): a bounded curve in place of a layer norm.
 
@@ -99,7 +113,7 @@ def dynamic_tanh(
     >>> F.dynamic_tanh(jnp.array([-jnp.inf, 0.0, jnp.inf]), bias=jnp.ones(3)).tolist()
     [0.0, 1.0, 2.0]
     """
-    return _apply('dynamic_tanh', _tanh, x, axis, where, {'alpha': alpha}, {'scale': scale, 'bias': bias})
+    return _apply('dynamic_tanh', _tanh, x, scale, bias, axis, where, activation, alpha=alpha)
 
 
 @elementwise
@@ -137,6 +151,7 @@ def dynamic_erf(
     *,
     axis: Axes = -1,
     where: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Dynamic erf (Derf): the error function in place of a layer norm.
 
@@ -165,8 +180,7 @@ def dynamic_erf(
     >>> F.dynamic_erf(jnp.array([-jnp.inf, 0.0, jnp.inf]), bias=jnp.ones(3)).tolist()
     [0.0, 1.0, 2.0]
     """
-    inner = {'alpha': alpha, 'shift': shift}
-    return _apply('dynamic_erf', _derf, x, axis, where, inner, {'scale': scale, 'bias': bias})
+    return _apply('dynamic_erf', _derf, x, scale, bias, axis, where, activation, alpha=alpha, shift=shift)
 
 
 def _sum(a: Array, b: Array) -> tuple[Array, Array]:

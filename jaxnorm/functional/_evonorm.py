@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _checks
-from .._typing import Array, ArrayLike, AxisGroups, AxisName
+from .._typing import Activation, Array, ArrayLike, AxisGroups, AxisName
 from . import _moments
 from ._elementary import product
 from ._gated import swish
@@ -24,6 +24,7 @@ from ._normalization import (
     _parameters,
     _pool,
     _split,
+    _then,
 )
 from ._products import Pair, add, divided, rounded, single, spread_power
 from ._response import _images, _parted
@@ -55,20 +56,30 @@ def _quotient_jvp(primals: tuple[Array, Array, Array], tangents: tuple[Array, Ar
 
 
 def _b0(
-    op: str, x: Any, var: Any, v: Any, scale: Any, bias: Any, axis: Any, epsilon: Any, where: Any, names: Any
+    op: str,
+    x: Any,
+    var: Any,
+    v: Any,
+    scale: Any,
+    bias: Any,
+    axis: Any,
+    epsilon: Any,
+    where: Any,
+    activation: Any,
+    names: tuple[Any, Any] = (None, None),
 ) -> tuple[Array, Array]:
     """(y, variance of the batch) with the variance given, or None to take it."""
     shape, channel = x.shape, (_channels(op, x, axis),)
     parameters = [_parameter(op, n, a, shape, channel) for n, a in (('var', var), ('v', v))]
     parameters += _parameters(op, scale, bias, shape, channel)
-    x, _, mask, _, pool, parameters = _images(op, x, axis, where, (None, None), parameters)
+    x, _, mask, _, pool, (var, v, scale, bias), seen = _images(op, x, axis, where, (None, None), parameters)
     batch, least = _pool(op, (0, *pool.axes), *names), _epsilon(op, epsilon)
     if var is None and mask is None:
         _checks.several(op, batch.size(x, None), shape, channel, 'evonorm_b0 with a given variance')
 
     @_keep_moments
     def divide(
-        x: Array, var: Array | None, v: Array, scale: Array | None, bias: Array | None, mask: Array | None
+        x: Array, scale: Array | None, bias: Array | None, mask: Array | None, var: Array | None, v: Array
     ) -> tuple[Array, Array]:
         values = wide(x, mask)
 
@@ -92,8 +103,8 @@ def _b0(
         y = _affine(jnp.where(within | (most != 0), ratio, 0), scale, bias)
         return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype), shown
 
-    y, var = divide(x, *cast(Any, parameters), mask)
-    return y.reshape(shape), var.reshape(-1)
+    y, var = _then(divide, op, activation, seen=seen)(x, scale, bias, mask, var, v)
+    return y, var.reshape(-1)
 
 
 @kernel(unit_in={'var': 2}, unit_out=0, family=_NORM)
@@ -107,6 +118,7 @@ def evonorm_b0(
     axis: int = -1,
     epsilon: float = 1e-5,
     where: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""EvoNorm B0 with a given variance of the batch, as while evaluating.
 
@@ -144,7 +156,7 @@ def evonorm_b0(
     >>> F.evonorm_b0(jnp.array([[-3.0], [4.0]]), jnp.ones(1), jnp.ones(1), epsilon=0.0).tolist()
     [[-3.0], [1.0]]
     """
-    return _b0('evonorm_b0', x, var, v, scale, bias, axis, epsilon, where, (None, None))[0]
+    return _b0('evonorm_b0', x, var, v, scale, bias, axis, epsilon, where, activation)[0]
 
 
 @kernel(unit_out=(0, 2), family=_NORM)
@@ -159,6 +171,7 @@ def evonorm_b0_fit(
     where: ArrayLike | None = None,
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
+    activation: Activation | None = None,
 ) -> tuple[Array, Array]:
     r"""EvoNorm B0 by the batch's own variance, as while fitting.
 
@@ -205,7 +218,8 @@ def evonorm_b0_fit(
     >>> y.tolist(), var.tolist()
     ([[-1.5], [0.5]], [4.0])
     """
-    return _b0('evonorm_b0_fit', x, None, v, scale, bias, axis, epsilon, where, (axis_name, axis_index_groups))
+    names = (axis_name, axis_index_groups)
+    return _b0('evonorm_b0_fit', x, None, v, scale, bias, axis, epsilon, where, activation, names)
 
 
 @kernel(family=_NORM)
@@ -223,6 +237,7 @@ def evonorm_s0(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
     segment_ids: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""EvoNorm S0: each sample gated as by `swish`, over the deviation of its groups of channels.
 
@@ -278,21 +293,21 @@ def evonorm_s0(
     channel = (_channels(op, x, axis),)
     parameters = [_parameter(op, 'v', v, shape, channel), *_parameters(op, scale, bias, shape, channel)]
     groups = _groups(op, x, channel[0], num_groups, group_size)
-    x, at, mask, ids, pool, parameters = _images(
+    x, at, mask, ids, pool, parameters, seen = _images(
         op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
     )
-    x, mask, ids, *parameters = (_split(groups, at, a) for a in (x, mask, ids, *parameters))
+    x, mask, ids, v, scale, bias = (_split(groups, at, a) for a in (x, mask, ids, *parameters))
     pool = pool._replace(axes=tuple(sorted([*(a + (a > at) for a in pool.axes), at + 1])))
     least = _epsilon(op, epsilon)
 
     @_keep_moments
     def gate(
-        x: Array, v: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None
-    ) -> Array:
+        x: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None, v: Array
+    ) -> tuple[Array]:
         values = wide(x, mask)
         var = jax.jit(partial(_variance_and, least, pool=_parted(pool, ids), mask=mask))(values)
         rstd = spread_power(-0.5, var, values.shape)
         y = _affine(swish(values, v) * rstd, scale, bias)
-        return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
+        return ((y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype),)
 
-    return gate(*cast(Any, (x, *parameters, mask, ids))).reshape(shape)
+    return _then(gate, op, activation, seen=seen)(x, scale, bias, mask, ids, v)[0]

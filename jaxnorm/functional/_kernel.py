@@ -37,6 +37,10 @@ R_co = TypeVar('R_co', covariant=True)
 _CONSTANT = (bool, int, float, str, type(None), tuple, np.generic)
 
 
+#: The powers of the input's unit that results have, or a function that returns them.
+_Powers = int | tuple[int, ...] | None | Callable[..., int | None]
+
+
 #: What an activation's docstring need not say.
 _DIMENSIONLESS = """Of an activation.
 
@@ -108,7 +112,7 @@ def _door(
     fun: Callable[..., Any],
     body: Callable[..., Any],
     unit_in: Mapping[str, int] | None = None,
-    unit_out: int | tuple[int, ...] | None = None,
+    unit_out: _Powers = None,
     family: str | None = None,
 ) -> Callable[..., Any]:
     """A jitted `body` behind the signature of `fun`."""
@@ -121,10 +125,11 @@ def _door(
     positional = sum(p.kind is not p.KEYWORD_ONLY for p in signature.parameters.values())
 
     def traced(constants: tuple[tuple[str, Any], ...], arrays: dict[str, Any]) -> Any:
-        plain, unit = _units.strip(op, arrays, first, unit_in or {}, unit_out is not None)
+        powers = unit_out(**dict(constants)) if callable(unit_out) else unit_out
+        plain, unit = _units.strip(op, arrays, first, unit_in or {}, powers is not None)
         x = _checks.floating(op, first, plain.pop(first))
         with jax.named_scope(op):
-            return _units.dress(body(x, **dict(constants), **plain), unit, unit_out)
+            return _units.dress(body(x, **dict(constants), **plain), unit, powers)
 
     traced.__name__ = traced.__qualname__ = op
     jitted = jax.jit(traced, static_argnums=0)
@@ -174,7 +179,7 @@ def kernel(fun: Callable[P, R], /) -> Kernel[P, R]: ...
 def kernel(
     *,
     unit_in: Mapping[str, int] | None = None,
-    unit_out: int | tuple[int, ...] | None = None,
+    unit_out: _Powers = None,
     family: str | None = None,
 ) -> Callable[[Callable[P, R]], Kernel[P, R]]: ...
 def kernel(
@@ -182,7 +187,7 @@ def kernel(
     /,
     *,
     unit_in: Mapping[str, int] | None = None,
-    unit_out: int | tuple[int, ...] | None = None,
+    unit_out: _Powers = None,
     family: str | None = None,
 ) -> Any:
     """Make a public kernel of a function whose first argument is the input array.
@@ -191,7 +196,8 @@ def kernel(
     ----------
     unit_out : int or tuple of int, optional
         The power of the input's unit that the result (or each of several) has: 1 keeps it, 0 is dimensionless.
-        None: the op has no meaning for an input with a unit, and says so.
+        None: the op has no meaning for an input with a unit, and says so. A function is given the constants among the
+        arguments, and returns one of these.
     unit_in : mapping of str to int, optional
         The power of the input's unit in which other arguments are measured; all not named are dimensionless.
     family : str, optional

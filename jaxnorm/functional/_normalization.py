@@ -760,8 +760,12 @@ def add_layer_norm(
     bias: ArrayLike | None = None,
     *,
     axis: Axes = -1,
+    feature_axes: Axes | None = None,
     epsilon: float = 1e-6,
     where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
     scale_offset: float = 0.0,
     cast: str = 'after',
     activation: Activation | None = None,
@@ -775,7 +779,9 @@ def add_layer_norm(
     residual : array of the shape and dtype of `x`
         What is added, in the unit of `x`.
     axis : int or tuple of int
-        The axes to reduce, and those along which scale and bias lie.
+        The axes to reduce.
+    feature_axes : int or tuple of int, optional
+        The axes along which scale and bias lie; by default those of `axis`.
 
     Returns
     -------
@@ -800,8 +806,8 @@ def add_layer_norm(
     ([-1.0, 1.0], [1.0, 3.0])
     """
     total = _added('add_layer_norm', x, residual)
-    options = _Options(epsilon, scale_offset=scale_offset, cast=cast, activation=activation)
-    return _over('add_layer_norm', total, scale, bias, axis, None, where, options), total
+    options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
+    return _over('add_layer_norm', total, scale, bias, axis, feature_axes, where, options), total
 
 
 @kernel(unit_in={'residual': 1}, unit_out=(0, 1), family=_NORM)
@@ -811,11 +817,17 @@ def add_rms_norm(
     scale: ArrayLike | None = None,
     *,
     axis: Axes = -1,
+    feature_axes: Axes | None = None,
     epsilon: float = 1e-6,
+    partial: float = 1.0,
     where: ArrayLike | None = None,
+    axis_name: AxisName | None = None,
+    axis_index_groups: AxisGroups | None = None,
+    segment_ids: ArrayLike | None = None,
     scale_offset: float = 0.0,
     cast: str = 'after',
     activation: Activation | None = None,
+    bias: ArrayLike | None = None,
 ) -> tuple[Array, Array]:
     r"""Residual addition and `rms_norm` of the sum, both of which a block of a transformer goes on with.
 
@@ -828,9 +840,15 @@ def add_rms_norm(
     scale : array, optional
         One value for each element of `axis`, or anything that broadcasts to `x`. Dimensionless.
     axis : int or tuple of int
-        The axes to reduce, and those along which the scale lies.
+        The axes to reduce.
+    feature_axes : int or tuple of int, optional
+        The axes along which the scale lies; by default those of `axis`.
+    partial : float
+        The share of the features, from the first on, of which the mean square is taken: pRMSNorm.
     epsilon : float
         Added to the mean square, in the square of the unit of `x`.
+    bias : array, optional
+        What is added, in the shape of the scale: none in the paper, a shift in adaptive norms. Dimensionless.
 
     Returns
     -------
@@ -855,8 +873,9 @@ def add_rms_norm(
     ([1.0, -1.0], [3.0, -3.0])
     """
     total = _added('add_rms_norm', x, residual)
-    options = _Options(epsilon, scale_offset=scale_offset, cast=cast, activation=activation)
-    return _over('add_rms_norm', total, scale, None, axis, None, where, options, centred=False), total
+    options = _Options(epsilon, axis_name, axis_index_groups, segment_ids, scale_offset, cast, activation)
+    y = _over('add_rms_norm', total, scale, bias, axis, feature_axes, where, options, False, partial)
+    return y, total
 
 
 def _added(op: str, x: Any, residual: Any) -> Array:

@@ -26,6 +26,7 @@ from ._normalization import (
     _parameter,
     _parameters,
     _pool,
+    _Seen,
     _Spec,
     _then,
 )
@@ -48,6 +49,7 @@ class _Images(NamedTuple):
     ids: Array | None
     pool: Pool  # of one channel of one sample
     parameters: list[Any]
+    seen: _Seen
 
 
 def _images(
@@ -60,12 +62,13 @@ def _images(
     segment_ids: Any = None,
 ) -> _Images:
     channel = _channels(op, x, axis)
-    arrays = [x, _checks.mask(op, 'where', where, x.shape), _checks.segment_ids(op, segment_ids, x.shape), *parameters]
+    mask, ids = _checks.mask(op, 'where', where, x.shape), _checks.segment_ids(op, segment_ids, x.shape)
+    seen, arrays = _Seen(x.shape, _of_segments(mask, ids)), [x, mask, ids, *parameters]
     if x.ndim == 2:
         channel, arrays = 2, [None if a is None else a[:, None] for a in arrays]
     x, mask, ids, *parameters = arrays
     axes = [a for a in range(1, x.ndim) if a != channel]
-    return _Images(x, channel, _of_segments(mask, ids), ids, _pool(op, axes, *names), parameters)
+    return _Images(x, channel, _of_segments(mask, ids), ids, _pool(op, axes, *names), parameters, seen)
 
 
 def _parted(pool: Pool, ids: Array | None) -> Pool | SegmentPool:
@@ -300,7 +303,8 @@ def scale_norm(
     return _unit('scale_norm', x, scale, axis, epsilon, where, (axis_name, axis_index_groups), activation)
 
 
-@kernel(unit_in={'bias': 1}, unit_out=1, family=_NORM)
+# it keeps a unit, but what an activation makes of a number depends on the unit that this counts
+@kernel(unit_in={'bias': 1}, unit_out=lambda activation=None, **_: 1 if activation is None else None, family=_NORM)
 def global_response_norm(
     x: ArrayLike,
     scale: ArrayLike | None = None,
@@ -312,6 +316,7 @@ def global_response_norm(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
     segment_ids: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Result:
     r"""Global response normalization: each channel weighed by its share of the response, added to the input.
 
@@ -321,7 +326,8 @@ def global_response_norm(
     Parameters
     ----------
     x : array, batch first
-        Real numbers; integers become the default float. A Quantity may have any unit, which is kept.
+        Real numbers; integers become the default float. A Quantity may have any unit, which is kept; where
+        an activation follows it must be dimensionless.
     scale, bias : array, optional
         One value for each channel, or anything that broadcasts to `x`; both are zeros at first in a model. The bias
         has the unit of `x`.
@@ -354,24 +360,26 @@ def global_response_norm(
     """
     op, shape = 'global_response_norm', cast(Array, x).shape
     parameters = [_parameter(op, n, v, shape, (_channels(op, x, axis),)) for n, v in (('scale', scale), ('bias', bias))]
-    x, channel, mask, ids, pool, parameters = _images(
+    x, channel, mask, ids, pool, parameters, seen = _images(
         op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
     )
     channels, sample = Pool((channel,)), pool._replace(axes=tuple(range(1, x.ndim)))
     least = _epsilon(op, epsilon)
 
     @_keep_moments
-    def respond(x: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None) -> Array:
+    def respond(
+        x: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None
+    ) -> tuple[Array]:
         values, own = wide(x, mask), _parted(pool, ids)
         top = _moments.largest(values, sample)
         square = _moments.mean_square(values / top, own, 1.0).var
         length = _root(square)
-        seen = None if mask is None else cast(Array, own.size(x, mask)) > 0
-        mean = _moments.mean_of(channels.total_in_steps(length), channels.size(length, seen)) + least / top
+        counted = None if mask is None else cast(Array, own.size(x, mask)) > 0
+        mean = _moments.mean_of(channels.total_in_steps(length), channels.size(length, counted)) + least / top
         y = values + _affine(values * jnp.where(mean == 0, 0, length / jnp.where(mean == 0, 1, mean)), scale, bias)
-        return (y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype)
+        return ((y if mask is None else jnp.where(mask, y, 0)).astype(x.dtype),)
 
-    return respond(x, *parameters, mask, ids).reshape(shape)
+    return _then(respond, op, activation, seen=seen)(x, *parameters, mask, ids)[0]
 
 
 @kernel(unit_in={'learned_epsilon': 2}, unit_out=0, family=_NORM)
@@ -388,6 +396,7 @@ def filter_response_norm(
     axis_name: AxisName | None = None,
     axis_index_groups: AxisGroups | None = None,
     segment_ids: ArrayLike | None = None,
+    activation: Activation | None = None,
 ) -> Array:
     r"""Filter response normalization, with its thresholded linear unit.
 
@@ -434,9 +443,10 @@ def filter_response_norm(
         for n, v in (('threshold', threshold), ('learned_epsilon', learned_epsilon))
     ]
     parameters = [*_parameters(op, scale, bias, shape, channel), *more]
-    x, _, mask, ids, pool, parameters = _images(
+    x, _, mask, ids, pool, parameters, seen = _images(
         op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
     )
+    scale, bias, *more = parameters
     spec = _Spec(pool, _epsilon(op, epsilon), centred=False)
 
     @_keep_moments
@@ -444,11 +454,11 @@ def filter_response_norm(
         x: Array,
         scale: Array | None,
         bias: Array | None,
-        bound: Array | None,
-        extra: Array | None,
         mask: Array | None,
         ids: Array | None,
-    ) -> Array:
+        bound: Array | None,
+        extra: Array | None,
+    ) -> tuple[Array]:
         if extra is None:
             y = _norm(spec, x, scale, bias, mask, ids)[0]
         else:
@@ -457,6 +467,6 @@ def filter_response_norm(
             square = add(square, single(spec.epsilon + jnp.abs(wide(extra))))
             y = _affine(values * spread_power(-0.5, square, values.shape), scale, bias).astype(x.dtype)
         y = y if bound is None else tlu(y, bound.astype(y.dtype))
-        return y if mask is None else jnp.where(mask, y, 0)
+        return (y if mask is None else jnp.where(mask, y, 0),)
 
-    return respond(x, *parameters, mask, ids).reshape(shape)
+    return _then(respond, op, activation, seen=seen)(x, scale, bias, mask, ids, *more)[0]

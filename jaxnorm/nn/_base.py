@@ -354,9 +354,14 @@ class Normalization(Picklable, brainstate.nn.Module):
         """
         return None if isinstance(self.activation, brainstate.nn.Module) else self.activation
 
-    def _activated(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
-        """The parameters, and the activation that a kernel is given."""
-        return {**self._parameters_of(scale, bias), 'activation': self._function}
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What the layer says to the kernel, beside what all layers of its kind do."""
+        return {'activation': self._function}
+
+    def _told(self, scale: Any = None, bias: Any = None) -> dict[str, Any]:
+        """The parameters, and what else the layer says to the kernel."""
+        return {**self._parameters_of(scale, bias), **self._options}
 
     def _learn(self, param_type: type, shape: tuple[int, ...] | None = None, **initial: Any) -> None:
         """Learn more than scale and bias, in the same state: values of their shape, or of another one."""
@@ -389,7 +394,7 @@ class Normalization(Picklable, brainstate.nn.Module):
         `scale` and `bias` are those of the call, where the layer has none of its own. Both phases are the same, so
         `fit` has no effect.
         """
-        return self._apply(x, mask, **self._parameters_of(scale, bias))
+        return self._apply(x, mask, **self._told(scale, bias))
 
     def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
         """The result of the kernel, which is given these options and those of the layer."""

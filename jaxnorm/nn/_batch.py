@@ -188,7 +188,7 @@ class _BatchNorm(Running, _ChannelNorm):
         here = None if self.any_resolution else (rank, rank + 1)
         self._check_shape(x, here if dims is None else (dims + 1, dims + 2))
         axis = tuple(a % jnp.ndim(x) for a in self._channel_axes)
-        options = {'where': mask, 'axis': axis, 'epsilon': self.epsilon, **self._activated(scale, bias)}
+        options = {'where': mask, 'axis': axis, 'epsilon': self.epsilon, **self._told(scale, bias)}
         if self.track_running_stats and not self._fits(fit):
             return self._result(F.batch_norm(x, self.running_mean.value, self.running_var.value, **options), mask)
         if self.track_running_stats:

@@ -1,13 +1,16 @@
 """Conditional norms: scale and shift come with each call, from a condition, a style or a map; and norms of pairs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import brainstate
+import jax
 import jax.numpy as jnp
 
 from .. import _checks, _units
 from .. import functional as F
+from .._typing import Activation as ActivationLike
 from .._typing import Array, ArrayLike, Result, Size
 from ..functional._kernel import compute_dtype
 from ._base import Picklable, default, described
@@ -64,6 +67,8 @@ def _one_plus(scale: Array) -> Array:
     return 1 + scale.astype(compute_dtype(scale.dtype))
 
 
+#: What a norm need not be told whose scale and shift come with the call.
+_GIVEN = ['use_scale', 'use_bias', 'scale_init', 'bias_init', 'scale_offset']
 #: What the docstrings of adaptive norms need not say.
 _ADAPTIVE = """Of a norm whose scale and shift are a linear map of a condition.
 
@@ -110,7 +115,7 @@ class _Adaptive:
 
 
 # a further input, not a mask, is what comes second
-class AdaLayerNorm(_Adaptive, LayerNorm):  # pyright: ignore[reportIncompatibleMethodOverride]
+class AdaLayerNorm(_Adaptive, LayerNorm, without=_GIVEN):  # pyright: ignore[reportIncompatibleMethodOverride]
     r"""Adaptive layer normalization (AdaLN): scale and shift are a linear map of a condition.
 
     .. math:: y = (1 + \gamma(c)) \, \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta(c)
@@ -142,17 +147,16 @@ class AdaLayerNorm(_Adaptive, LayerNorm):  # pyright: ignore[reportIncompatibleM
         condition_activation: str | Callable[..., Any] | None = None,
         w_init: Any = _zeros,
         b_init: Any = _zeros,
-        dtype: Any = None,
         param_type: type = brainstate.ParamState,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(in_size, epsilon=epsilon, use_scale=False, use_bias=False, dtype=dtype, name=name)
+        super().__init__(in_size, epsilon=epsilon, use_scale=False, use_bias=False, **options)
         self._project(condition_size, condition_activation, True, gate, w_init=w_init, b_init=b_init,
                       param_type=param_type)  # fmt: skip
 
 
 # a further input, not a mask, is what comes second
-class AdaRMSNorm(_Adaptive, RMSNorm):  # pyright: ignore[reportIncompatibleMethodOverride]
+class AdaRMSNorm(_Adaptive, RMSNorm, without=_GIVEN):  # pyright: ignore[reportIncompatibleMethodOverride]
     r"""Adaptive RMS normalization: the scale, and a shift if there is one, are a linear map of a condition.
 
     .. math:: y = (1 + \gamma(c)) \, \frac{x}{\sqrt{\frac{1}{n} \sum_i x_i^2 + \epsilon}} + \beta(c)
@@ -191,23 +195,22 @@ class AdaRMSNorm(_Adaptive, RMSNorm):  # pyright: ignore[reportIncompatibleMetho
         condition_activation: str | Callable[..., Any] | None = None,
         w_init: Any = _zeros,
         b_init: Any = _zeros,
-        dtype: Any = None,
         param_type: type = brainstate.ParamState,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(in_size, epsilon=epsilon, use_scale=False, dtype=dtype, name=name)
+        super().__init__(in_size, epsilon=epsilon, use_scale=False, **options)
         self._project(condition_size, condition_activation, shift, gate, w_init=w_init, b_init=b_init,
                       param_type=param_type)  # fmt: skip
 
 
-class FiLM(_ChannelNorm):
+class FiLM(_ChannelNorm, without=[*_GIVEN, 'aliases', 'epsilon']):
     r"""Feature-wise linear modulation: scale and shift of each channel are a linear map of a condition.
 
     .. math:: y = (1 + \gamma(c)) \, x + \beta(c)
 
     There is no norm in it: as a rule it follows one without parameters of its own. The call takes the input and the
     condition, whose axes are the first ones of the input without its channels, then its features. An input with a unit
-    keeps it, and the shift counts in it.
+    keeps it, the shift counts in it, and an activation has to know what to do with it.
 
     Parameters
     ----------
@@ -247,13 +250,10 @@ class FiLM(_ChannelNorm):
         condition_activation: str | Callable[..., Any] | None = None,
         w_init: Any = _zeros,
         b_init: Any = _zeros,
-        dtype: Any = None,
         param_type: type = brainstate.ParamState,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size, feature_axis, epsilon=0.0, aliases={}, use_scale=False, use_bias=False, dtype=dtype, name=name
-        )
+        super().__init__(in_size, feature_axis, epsilon=0.0, aliases={}, use_scale=False, use_bias=False, **options)
         del self.epsilon
         channels = self._size[self.feature_axes[0]]
         options = {'w_init': w_init, 'b_init': b_init, 'param_type': param_type}
@@ -266,12 +266,17 @@ class FiLM(_ChannelNorm):
         """Scale and shift `x`. Both phases are the same, so `fit` has no effect."""
         self._check_shape(x)
         scale, shift = self.linear.parts(condition, jnp.shape(x), self._channel_axis)
-        values = _checks.floating('FiLM', 'x', _units.number(x))
-        y = (_one_plus(scale) * values + shift).astype(values.dtype)
-        return self._result(_units.attach(y, _units.unit_of(x), 1))
+        values, unit = _checks.floating('FiLM', 'x', _units.number(x)), _units.unit_of(x)
+
+        @jax.checkpoint  # nothing is saved for what follows
+        def modulate(values: Array, scale: Array, shift: Array) -> Result:
+            y = _units.attach((_one_plus(scale) * values + shift).astype(values.dtype), unit, 1)
+            return y if self._function is None else self._function(y)
+
+        return self._result(modulate(values, scale, shift))
 
 
-class AdaIN(InstanceNorm):
+class AdaIN(InstanceNorm, without=_GIVEN):
     r"""Adaptive instance normalization: each channel gets the mean and the standard deviation of a style.
 
     .. math:: y = \sigma(s) \, \frac{x - \mu(x)}{\sigma(x)} + \mu(s), \qquad \sigma^2 = \mathrm{var} + \epsilon
@@ -301,20 +306,9 @@ class AdaIN(InstanceNorm):
         feature_axis: int = -1,
         *,
         epsilon: float = default(F.instance_norm, 'epsilon'),
-        dtype: Any = None,
-        num_features: Size | None = None,
-        name: str | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            in_size,
-            feature_axis,
-            epsilon=epsilon,
-            use_scale=False,
-            use_bias=False,
-            dtype=dtype,
-            num_features=num_features,
-            name=name,
-        )
+        super().__init__(in_size, feature_axis, epsilon=epsilon, use_scale=False, use_bias=False, **options)
 
     # a further input, not a mask, is what comes second
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -336,8 +330,14 @@ class AdaIN(InstanceNorm):
             )
         self._check_shape(x)
         if style is not None:
+            unit = _units.unit_of(style)
+            if unit is not None and self.activation is not None:
+                raise TypeError(
+                    f'AdaIN: style must be dimensionless where an activation follows, got a Quantity in {unit}; '
+                    f'divide it by a reference value first, for example by 1 {unit}.'
+                )
             std, mean = self._moments(style, style_mask)
-            return _units.attach(super().update(x, mask, scale=std, bias=mean), _units.unit_of(style), 1)
+            return _units.attach(super().update(x, mask, scale=std, bias=mean), unit, 1)
         given = {'scale': scale, 'shift': shift}
         for argument, value in given.items():
             if value is not None:
@@ -355,10 +355,12 @@ class AdaIN(InstanceNorm):
             )
         batch = 0 if not self.any_resolution and len(shape) == len(self._size) else 1
         axes = tuple(a for a in range(batch, len(shape)) if a != channel % len(shape))
-        mean, var = map(_units.number, F.moments(style, axes, where=mask, keepdims=True))
+        over = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
+        moments = partial(F.moments, axis=axes, where=mask, keepdims=True, **over)
+        mean, var = map(_units.number, moments(style))
         if mask is not None:
-            counted = jnp.broadcast_to(mask, shape).any(axes, keepdims=True)
-            mean, var = jnp.where(counted, mean, 0), jnp.where(counted, var, 0)
+            nothing = jnp.isnan(moments(jnp.ones(shape))[0])  # is counted there, on any device
+            mean, var = jnp.where(nothing, 0, mean), jnp.where(nothing, 0, var)
         var = var + self.epsilon
         return jnp.where(var > 0, jnp.sqrt(jnp.where(var > 0, var, 1)), 0), mean
 
@@ -386,6 +388,9 @@ class SPADE(Picklable, brainstate.nn.Module):
         The norm, which has no parameters of its own.
     channel_first : bool
         Whether the channels come first, as in brainstate's convolutions.
+    activation : str, callable or module, optional
+        What follows. Of a name or a function nothing is saved for the backward pass; a module is called after. That of
+        a norm which is given as a module is its own.
     w_init : callable or array, optional
         The weights of the convolutions at first; by default as in brainstate.
     param_type : type
@@ -420,6 +425,7 @@ class SPADE(Picklable, brainstate.nn.Module):
         kernel_size: int | Sequence[int] = 3,
         norm: Any = 'batch',
         channel_first: bool = False,
+        activation: ActivationLike | None = None,
         w_init: Any = None,
         param_type: type = brainstate.ParamState,
         name: str | None = None,
@@ -434,9 +440,14 @@ class SPADE(Picklable, brainstate.nn.Module):
         if not isinstance(norm, brainstate.nn.Module):
             norm = _checks.one_of('SPADE', 'norm', norm, ('batch', 'instance'))
             norm = {
-                'batch': lambda: BatchNorm2d(size, channel, affine=False),
-                'instance': lambda: InstanceNorm(size, channel, use_scale=False, use_bias=False),
+                'batch': lambda: BatchNorm2d(size, channel, affine=False, activation=activation),
+                'instance': lambda: InstanceNorm(size, channel, use_scale=False, use_bias=False, activation=activation),
             }[norm]()
+        elif activation is not None:
+            raise ValueError(
+                f'SPADE: activation must be None where norm is a module, got {_checks.describe(activation)}; '
+                'give it to that norm.'
+            )
         cast(Any, super()).__init__(name=name)
         self.norm = norm
         self.in_size = self.out_size = size

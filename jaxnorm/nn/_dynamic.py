@@ -10,7 +10,7 @@ from .._typing import Axes, Result, Size
 from ._base import Normalization, default
 
 
-class _Dynamic(Normalization, without=['aliases', 'scale_offset', 'activation']):
+class _Dynamic(Normalization, without=['aliases', 'scale_offset']):
     """What the curves have in common: scale and bias along the last axes, and numbers inside the curve."""
 
     def __init__(
@@ -37,7 +37,7 @@ class _Dynamic(Normalization, without=['aliases', 'scale_offset', 'activation'])
     def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
         self._check_shape(x)
         axes = tuple(a - len(self._size) for a in self.feature_axes)
-        return self._result(self._kernel(x, axis=axes, where=mask, **options))
+        return self._result(self._kernel(x, axis=axes, where=mask, **options), mask)
 
 
 class DynamicTanh(_Dynamic, without=['inner']):

@@ -15,7 +15,7 @@ from ._normalization import _groups, _SampleNorm, _Segmented
 from ._running import POOLING, _Running
 
 
-class EvoNormB0(_Running, without=['activation']):
+class EvoNormB0(_Running):
     """EvoNorm B0: by the larger of the batch's deviation and that of each sample with the input, for no activation.
 
     While fitting, the variance of each channel over the batch is taken, and its running average is kept; while
@@ -63,7 +63,6 @@ class EvoNormB0(_Running, without=['activation']):
         self._keep(mean_type, var=jnp.ones_like(self._affine['v']))
 
     def _compute(self, fits: bool, x: Any, mask: Any, following: dict[str, Any]) -> Result:
-        del following['activation']  # it has one of its own
         single, (x, mask) = self._with_batch(x, mask)
         options = {
             'axis': self._channel_axis,
@@ -80,7 +79,8 @@ class EvoNormB0(_Running, without=['activation']):
                 self._move(count, var=var)
         else:
             y = F.evonorm_b0(x, self.running_var.value, **options)
-        return self._result(y[0] if single else y)
+        y = self._result(y, mask)
+        return y[0] if single else y
 
     def _nothing(self) -> dict[str, Any]:
         var = brainunit.math.zeros_like(self.running_var.value)
@@ -95,7 +95,7 @@ class EvoNormB0(_Running, without=['activation']):
         self._move(seen['count'], weight, var=seen['var'])
 
 
-class EvoNormS0(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'activation']):
+class EvoNormS0(_SampleNorm, _Segmented, without=['aliases', 'scale_offset']):
     """EvoNorm S0: each sample gated as by swish, over the deviation of its groups of channels, for no activation.
 
     Parameters
@@ -148,5 +148,6 @@ class EvoNormS0(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'ac
         self.num_groups, self.group_size = _groups('EvoNormS0', channels, num_groups, group_size)
         self._learn(param_type, v=v_init)
 
-    def _apply(self, x: Any, mask: Any, **options: Any) -> Result:
-        return super()._apply(x, mask, num_groups=self.num_groups, **options)
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options, 'num_groups': self.num_groups}

@@ -15,11 +15,6 @@ from ._base import Normalization, Picklable, default, described
 class _Segmented(Normalization):
     """What the norms of samples share: statistics of packed sequences."""
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        """What the layer says to the kernel, beside what all layers of its kind do."""
-        return {}
-
     def update(
         self,
         x: ArrayLike,
@@ -35,17 +30,17 @@ class _Segmented(Normalization):
         `scale` and `bias` are those of the call, where the layer has none of its own; `segment_ids` parts packed
         sequences. Both phases are the same, so `fit` has no effect.
         """
-        return self._apply(x, mask, segment_ids=segment_ids, **self._options, **self._parameters_of(scale, bias))
+        return self._apply(x, mask, segment_ids=segment_ids, **self._told(scale, bias))
 
 
 class _Casting(_Segmented):
-    """And an order of casts, an offset of the scale, and an activation."""
+    """And an order of casts and an offset of the scale."""
 
     cast: str
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {'cast': self.cast, 'scale_offset': self.scale_offset, 'activation': self._function}
+        return {**super()._options, 'cast': self.cast, 'scale_offset': self.scale_offset}
 
 
 class _AxisNorm(_Casting, without=['aliases']):

@@ -114,12 +114,12 @@ class ScaleNorm(Normalization, without=['aliases', 'use_scale', 'use_bias', 'bia
             where=mask,
             axis_name=self.axis_name,
             axis_index_groups=self.axis_index_groups,
-            **self._activated(scale),
+            **self._told(scale),
         )
         return self._result(y, mask)
 
 
-class GlobalResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'activation']):
+class GlobalResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_offset']):
     """Global response normalization: each channel weighed by its share of the response, added to the input.
 
     Parameters
@@ -157,7 +157,7 @@ class GlobalResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_off
         super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, scale_init=scale_init, **options)
 
 
-class FilterResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_offset', 'activation']):
+class FilterResponseNorm(_SampleNorm, _Segmented, without=['aliases', 'scale_offset']):
     """Filter response normalization with its thresholded linear unit, for no activation.
 
     Parameters

@@ -196,7 +196,7 @@ class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
         fits = self._fits(fit)
         if fits:
             self._settle(x)
-        return self._compute(fits, x, mask, self._activated(scale, bias))
+        return self._compute(fits, x, mask, self._told(scale, bias))
 
     def _compute(self, fits: bool, x: Any, mask: Any, following: dict[str, Any]) -> Result:
         """The result, by the running statistics or by the batch's own; these move the running ones."""
