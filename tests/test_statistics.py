@@ -411,10 +411,9 @@ def test_convert(to):
         x = jnp.moveaxis(batch((8, 4, 4, 6)), -1, old._channel_axis)
         axis = old._channel_axis
         assert new.weight is old.weight
-        expected = {
-            nn.GroupNorm: lambda: F.group_norm(x, num_groups=2, axis=axis, epsilon=old.epsilon, **old._affine),  # noqa: B023
-            nn.InstanceNorm: lambda: F.instance_norm(x, axis=axis, epsilon=old.epsilon, **old._affine),  # noqa: B023
-        }.get(to, lambda: old(x, fit=False))()  # noqa: B023
+        kernel = {nn.GroupNorm: F.group_norm, nn.InstanceNorm: F.instance_norm}.get(to)
+        given = {'axis': axis, 'epsilon': old.epsilon, **old._affine, **options}
+        expected = kernel(x, **given) if kernel else old(x, fit=False)
         expected = jax.nn.relu(expected) if old.activation is not None else expected
         np.testing.assert_allclose(new(x, fit=False), expected, 1e-5, 1e-5)
         if issubclass(to, nn.GhostBatchNorm):

@@ -452,6 +452,11 @@ def _size(op: str, in_size: Any, aliases: dict[str, Any]) -> int | tuple[int, ..
     return _checks.integer(op, argument, size)
 
 
+def trailing(size: Any) -> tuple[int, ...] | None:
+    """All axes of a shape, counted from its end, which PyTorch's `normalized_shape` means; None of a number."""
+    return tuple(range(-len(size), 0)) if isinstance(size, Sequence) else None
+
+
 def _initial(op: str, argument: str, init: Any, shape: tuple[int, ...]) -> Array:
     """The initial value of a parameter."""
     given = init(shape) if callable(init) else init

@@ -3,11 +3,10 @@
 from typing import Any
 
 import brainstate
-import numpy as np
 
 from .. import functional as F
 from .._typing import Axes, Result, Size
-from ._base import Normalization, default
+from ._base import Normalization, default, trailing
 
 
 class _Dynamic(Normalization, without=['aliases', 'scale_offset']):
@@ -23,11 +22,8 @@ class _Dynamic(Normalization, without=['aliases', 'scale_offset']):
         normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
-        if normalized_shape is not None and not isinstance(normalized_shape, int | np.integer):
-            feature_axes = tuple(range(-len(normalized_shape), 0))
-        super().__init__(
-            in_size, feature_axes, aliases={'normalized_shape': normalized_shape}, param_type=param_type, **options
-        )
+        feature_axes, aliases = trailing(normalized_shape) or feature_axes, {'normalized_shape': normalized_shape}
+        super().__init__(in_size, feature_axes, aliases=aliases, param_type=param_type, **options)
         self._learn(param_type, (), **inner)
 
     @property

@@ -1,15 +1,15 @@
 """Norms as modules: parameters, running statistics and phases round the kernels."""
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import brainstate
 import jax.numpy as jnp
-import numpy as np
 
 from .. import _checks
 from .. import functional as F
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
-from ._base import Normalization, Picklable, default, described
+from ._base import Normalization, Picklable, default, described, trailing
 
 
 class _Segmented(Normalization):
@@ -60,9 +60,8 @@ class _AxisNorm(_Casting, without=['aliases']):
         normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
-        if normalized_shape is not None and not isinstance(normalized_shape, int | np.integer):
-            # PyTorch's name comes with PyTorch's meaning: all of these axes, for statistics and parameters
-            reduction_axes = feature_axes = tuple(range(-len(normalized_shape), 0))
+        named = trailing(normalized_shape)
+        reduction_axes, feature_axes = named or reduction_axes, named or feature_axes
         super().__init__(in_size, feature_axes, aliases={'normalized_shape': normalized_shape}, **options)
         op, rank = type(self).__name__, len(self._size)
         self.reduction_axes = tuple(a - rank for a in _checks.axes(op, 'reduction_axes', reduction_axes, rank))
@@ -171,10 +170,11 @@ class _ChannelNorm(Normalization):
         # a number of channels says nothing of the axes between it and the batch, so there the axis is the input's; a
         # shape of one axis, as brainstate has it, is the last one
         self._axis = None
-        if isinstance(size, int | np.integer) and isinstance(feature_axis, int):
+        channels = not isinstance(size, Sequence)
+        if channels and isinstance(feature_axis, int):
             self._axis, feature_axis = feature_axis + (feature_axis >= 0), 0
         super().__init__(in_size, feature_axis, aliases=aliases, **options)
-        self.any_resolution = isinstance(size, int | np.integer) or len(size) == 1
+        self.any_resolution = channels or len(size) == 1
         self.epsilon = _checks.number(type(self).__name__, 'epsilon', epsilon, at_least=0)
 
     @property

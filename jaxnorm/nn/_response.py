@@ -4,12 +4,11 @@ import math
 from typing import Any
 
 import brainstate
-import numpy as np
 
 from .. import _checks
 from .. import functional as F
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
-from ._base import Activation, Normalization, default
+from ._base import Activation, Normalization, default, trailing
 from ._normalization import _SampleNorm, _Segmented
 
 
@@ -74,12 +73,10 @@ class ScaleNorm(Normalization, without=['aliases', 'use_scale', 'use_bias', 'bia
         normalized_shape: Size | None = None,
         **options: Any,
     ) -> None:
-        if normalized_shape is not None and not isinstance(normalized_shape, int | np.integer):
-            reduction_axes = tuple(range(-len(normalized_shape), 0))
         aliases = {'normalized_shape': normalized_shape}
         super().__init__(in_size, aliases=aliases, use_scale=False, use_bias=False, **options)
         rank = len(self._size)
-        axes = _checks.axes('ScaleNorm', 'reduction_axes', reduction_axes, rank)
+        axes = _checks.axes('ScaleNorm', 'reduction_axes', trailing(normalized_shape) or reduction_axes, rank)
         length = math.prod(self._size[a] for a in axes) ** 0.5
         if _checks.flag('ScaleNorm', 'use_scale', use_scale):
             self._learn(param_type, (), scale=length if scale_init is None else scale_init)
