@@ -49,6 +49,11 @@ def _does(function: Callable[[Any], Any], value: Any) -> bool:
     return True
 
 
+def is_int(value: Any) -> bool:
+    """Whether `value` is an integer of Python or numpy, which a bool is not."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def floating(op: str, argument: str, value: Any) -> Array:
     """Return `value` as a real floating array; integers become the default float."""
     if isinstance(value, list | tuple | dict | set | str | bytes) or value is None:
@@ -102,13 +107,26 @@ def number(
 
 def integer(op: str, argument: str, value: Any, *, at_least: int = 1, at_most: int | None = None) -> int:
     """Return `value` as a Python int inside the given bounds."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if not is_int(value):
         raise TypeError(f'{op}: {argument} must be an integer, got {describe(value)}; pass a Python int.')
     if value < at_least:
         raise ValueError(f'{op}: {argument} must be at least {at_least}, got {value}; choose a larger one.')
     if at_most is not None and value > at_most:
         raise ValueError(f'{op}: {argument} must be at most {at_most}, got {value}; choose a smaller one.')
     return int(value)
+
+
+def floating_dtype(op: str, argument: str, value: Any) -> Any:
+    """Return `value` if it is a dtype of real numbers, or the name of one."""
+    try:
+        real = jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except TypeError:
+        real = False
+    if not real:
+        raise TypeError(
+            f'{op}: {argument} must be a dtype of real numbers, got {describe(value)}; pass for example jnp.bfloat16.'
+        )
+    return value
 
 
 def flag(op: str, argument: str, value: Any) -> bool:
@@ -118,15 +136,17 @@ def flag(op: str, argument: str, value: Any) -> bool:
     return bool(value)
 
 
-def axes(op: str, argument: str, axis: Any, ndim: int) -> tuple[int, ...]:
+def axes(op: str, argument: str, axis: Any, ndim: int, empty: bool = False) -> tuple[int, ...]:
     """Return `axis` as a sorted tuple of distinct non-negative axes of an array of rank `ndim`."""
     chosen = tuple(axis) if isinstance(axis, Sequence) else (axis,)
+    if empty and not chosen:
+        return ()
     if not ndim:
         raise ValueError(f'{op}: x must have an axis to work on, got a single number; pass an array of rank 1 or more.')
     if not chosen:
         raise ValueError(f'{op}: {argument} must name at least one axis, got {axis!r}; pass for example -1.')
     for a in chosen:
-        if isinstance(a, bool) or not isinstance(a, int | np.integer):
+        if not is_int(a):
             raise TypeError(
                 f'{op}: {argument} must be an int or a tuple of ints, got {describe(axis)}; pass for example -1.'
             )
@@ -155,8 +175,8 @@ def mask(op: str, argument: str, where: Any, shape: Sequence[int]) -> Array | No
         return None
     try:
         array = jnp.asarray(where)
-    except TypeError:
-        array = where  # a string, say
+    except (TypeError, ValueError):
+        array = where  # a string, or lists of several lengths
     if getattr(array, 'dtype', None) != jnp.bool_:
         raise TypeError(
             f'{op}: {argument} must hold booleans, got {describe(array)}; write for example {argument} != 0.'
@@ -173,8 +193,11 @@ def segment_ids(op: str, ids: Any, shape: Sequence[int]) -> Array | None:
     """Return `ids` as an array of integers in the rank of `shape`, to which it broadcasts."""
     if ids is None:
         return None
-    array = jnp.asarray(ids)
-    if not jnp.issubdtype(array.dtype, jnp.integer):
+    try:
+        array = jnp.asarray(ids)
+    except (TypeError, ValueError):
+        array = ids  # a string, or lists of several lengths
+    if not jnp.issubdtype(getattr(array, 'dtype', bool), jnp.integer):
         raise TypeError(f'{op}: segment_ids must hold integers, got {describe(array)}; number the segments from 0 on.')
     if not broadcasts(array.shape, shape):
         raise ValueError(
@@ -197,6 +220,23 @@ def several(op: str, count: Any, shape: Sequence[int], channel: Sequence[int], f
             f'{op}: x must hold more than one value a channel, got the shape {tuple(shape)} with channels on '
             f'{tuple(channel)}; one value has no variance: use a larger batch, or {fix}.'
         )
+
+
+def groups(op: str, channels: int, num_groups: Any, group_size: Any) -> tuple[int, int]:
+    """Return the number of groups of channels and the size of each, of which one is given and the other is None."""
+    if (num_groups is None) == (group_size is None):
+        raise ValueError(
+            f'{op}: num_groups or group_size must be given, got {num_groups} and {group_size}; '
+            'pass one of the two, and None for the other.'
+        )
+    argument, given = ('num_groups', num_groups) if group_size is None else ('group_size', group_size)
+    n = integer(op, argument, given)
+    if channels % n:
+        raise ValueError(
+            f'{op}: {argument} must divide the {channels} channels, got {n}; '
+            f'choose one of {[d for d in range(1, channels + 1) if channels % d == 0]}.'
+        )
+    return (n, channels // n) if group_size is None else (channels // n, n)
 
 
 def one_of(op: str, argument: str, value: Any, choices: Iterable[Any]) -> Any:
@@ -231,6 +271,12 @@ def axis_name(op: str, name: Any) -> Any:
     """Return `name` if it is bound by a surrounding vmap or shard_map."""
     if name is None:
         return None
+    names = (name,) if isinstance(name, str) else name
+    if not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
+        raise TypeError(
+            f'{op}: axis_name must be the name of a mapped axis, or several, got {describe(name)}; '
+            "pass for example 'batch'."
+        )
     try:
         jax.lax.psum(1, name)
     except NameError as error:
@@ -253,7 +299,9 @@ def axis_index_groups(op: str, groups: Any, name: Any) -> Any:
     if groups is None:
         return None
     devices = 0 if name is None else jax.lax.psum(1, name)
-    if sorted(i for g in groups for i in g) != list(range(devices)) or not devices:
+    nested = isinstance(groups, Sequence) and all(isinstance(g, Sequence) for g in groups)
+    named: list[Any] = [i for g in groups for i in g] if nested else []
+    if not devices or not all(map(is_int, named)) or sorted(named) != list(range(devices)):
         raise ValueError(
             f'{op}: axis_index_groups must name each of the {devices} devices of axis_name={name!r} once, '
             f'got {groups}; pass for example [[0, 1], [2, 3]] beside the name of an axis of four.'

@@ -86,6 +86,11 @@ def explicit():
         wanted = both(X)
         with jax.set_mesh(devices):
             same(f'{name} of an explicit sharding', both(x), wanted, 1e-5)
+    for name, curve in (('dynamic_tanh', lambda v, s: F.dynamic_tanh(v, 0.5, s)), ('prelu', F.prelu)):
+        slope = lambda v, curve=curve: jax.grad(lambda s: curve(v, s).sum())(SCALE)
+        wanted = slope(X)
+        with jax.set_mesh(devices):
+            same(f'{name} by its array, of an explicit sharding', slope(x), wanted, 1e-5)
 
 
 def nothing_moves():

@@ -1,5 +1,6 @@
 """Batch norms: running statistics taken and returned, renormalization, ghost and split batches; their modules."""
 
+import contextlib
 import copy
 import pickle
 
@@ -481,3 +482,116 @@ def test_errors_are_sentences(call, words):
     text = str(caught.value).split('\n')[0]
     assert text.endswith('.')
     assert '; ' in text
+
+
+def test_one_vector_a_device():
+    """The batch is all in the named axis, so that nothing of the array itself is reduced."""
+    x, mask = batch((10, 5)), jnp.arange(10) < 7
+    along = lambda f, *a: jax.vmap(f, axis_name='batch')(*a)
+    fit = lambda r, m=None: F.batch_norm_fit(r, axis_name='batch', where=m)
+    for got, want in zip(along(fit, x, mask), F.batch_norm_fit(x, where=mask[:, None]), strict=True):
+        np.testing.assert_allclose(got, jnp.broadcast_to(want, got.shape), 1e-5, 1e-6)
+    got, want = (
+        jax.grad(lambda x, f=f: jnp.sin(f(x)[0]).sum())(x) for f in (lambda x: along(fit, x), F.batch_norm_fit)
+    )
+    np.testing.assert_allclose(got, want, 1e-4, 1e-6)
+    layer, whole = nn.BatchNorm0d(5, axis_name='batch'), nn.BatchNorm0d(5)
+    y = brainstate.transform.vmap2(lambda r: layer(r, fit=True), axis_name='batch')(x)
+    np.testing.assert_allclose(y, whole(x, fit=True), 1e-5, 1e-6)
+    np.testing.assert_allclose(layer.running_mean.value, whole.running_mean.value, 1e-5)
+    mean, var = along(lambda r: F.moments(r, (), axis_name='batch'), x)
+    np.testing.assert_allclose(mean[0], x.mean(0), 1e-5)
+    np.testing.assert_allclose(var[0], x.var(0), 1e-5)
+
+
+GROUPED = {
+    'batch_norm_fit': lambda x, **k: F.batch_norm_fit(x, **k)[0],
+    'evonorm_b0_fit': lambda x, **k: F.evonorm_b0_fit(x, jnp.ones(3), **k)[0],
+    'iterative_norm_fit': lambda x, **k: F.iterative_norm_fit(x, num_groups=1, **k)[0],
+}
+
+
+@pytest.mark.parametrize(
+    'name', [n if n == 'batch_norm_fit' else pytest.param(n, marks=pytest.mark.slow) for n in GROUPED]
+)
+def test_groups_of_devices_may_be_of_any_size(name):
+    norm, x, groups = GROUPED[name], batch((4, 4, 3)), [[0], [1, 2, 3]]
+    y = jax.vmap(lambda v: norm(v, axis_name='d', axis_index_groups=groups), axis_name='d')(x)
+    np.testing.assert_allclose(y[0], norm(x[0]), 1e-5, 1e-5)
+    np.testing.assert_allclose(y[1:].reshape(12, 3), norm(x[1:].reshape(12, 3)), 1e-5, 1e-5)
+    with pytest.raises(ValueError, match=f'{name}: x must hold more than one value a channel'):
+        jax.vmap(lambda v: norm(v, axis_name='d', axis_index_groups=groups), axis_name='d')(x[:, :1])
+    if name == 'batch_norm_fit':
+        layer = nn.SplitBatchNorm(3, axis_name='d', axis_index_groups=groups)
+        with pytest.raises(ValueError, match='SplitBatchNorm: axis_index_groups must be of one size'):
+            jax.vmap(lambda v: layer(v, fit=True), axis_name='d')(x)
+
+
+def test_what_is_refused_changes_nothing():
+    x, half = batch((8, 3)), jnp.ones((8, 1), bool).at[5:].set(False)  # one value a channel in the second half
+
+    class Broken(brainstate.nn.Module):
+        def update(self, x):
+            raise ArithmeticError
+
+    for layer, call in (
+        (nn.BatchNorm(3), lambda l: l(x * u.mV, jnp.ones(5, bool), fit=True)),
+        (nn.BatchNorm(3), lambda l: l(x[:1] * u.mV, fit=True)),
+        (nn.BatchNorm(3, activation=Broken(), momentum=None), lambda l: l(x, fit=True)),
+        (nn.IterNorm(3), lambda l: l(x[:, :2] * u.mV, fit=True)),
+        (nn.SplitBatchNorm(3, momentum=None, count_skipped=True), lambda l: l(x, half, fit=True)),
+    ):
+        for pooled in (False, True):
+
+            def values(layer=layer):
+                return [s.value for s in layer._moving]
+
+            with nn.accumulate_statistics(layer) if pooled else contextlib.nullcontext():
+                before = values()
+                with pytest.raises((ValueError, ArithmeticError)):
+                    call(layer)
+                for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(values()), strict=True):
+                    assert old is new
+
+
+def test_an_average_of_weight_one_forgets_even_nan():
+    for layer in (nn.BatchNorm(3, momentum=0.0), nn.BatchNorm(3, debias=True), nn.BatchNorm(3, momentum=None)):
+        layer.running_mean.value = jnp.full(3, jnp.nan)
+        x = batch((8, 3))
+        layer(x, fit=True)
+        np.testing.assert_allclose(layer.running_mean.value, x.mean(0), 1e-6)
+    layer.running_mean.value = jnp.full(3, jnp.inf)
+    np.testing.assert_allclose(nn.recalibrate(layer, [x]).running_mean.value, x.mean(0), 1e-6)
+
+
+def test_an_average_of_equal_batches_is_what_they_are():
+    """The weights 0.999 and 0.001 are rounded in float32, their sum is not one."""
+    layer, x = nn.BatchNorm(1, momentum=0.999), jnp.asarray([[-1.0], [1.0]])  # of variance one, as at first
+    fit = jaxnorm.jit(lambda: brainstate.transform.for_loop(lambda _: layer(x, fit=True).sum(), jnp.arange(3000)))
+    fit()
+    np.testing.assert_allclose(layer.running_var.value, 1, 2.0**-23)
+
+
+def test_a_channel_axis_is_counted_in_a_sample():
+    x = batch((2, 3, 4, 3))
+    first, last = nn.InstanceNorm(3, 0)(x), nn.InstanceNorm(3)(x)
+    for axis in (np.int64(0), (0,), [0], -3, np.int64(-3)):
+        np.testing.assert_array_equal(nn.InstanceNorm(3, axis)(x), first)
+    assert not np.allclose(first, last)
+    one = nn.BatchNorm2d(3, 0)  # which may come without its batch
+    np.testing.assert_array_equal(one(x[0], fit=True), nn.BatchNorm2d((3, 4, 3), 0)(x[0], fit=True))
+    np.testing.assert_array_equal(one(x, fit=True), nn.BatchNorm2d((3, 4, 3), 0)(x, fit=True))
+    for axis, words in ((True, 'must be an integer, got bool'), ((0, 1), 'must be an integer, got tuple')):
+        with pytest.raises(TypeError, match=f'InstanceNorm: feature_axis {words}'):
+            nn.InstanceNorm(3, axis)
+    with pytest.raises(
+        ValueError, match=r'GroupNorm: feature_axis must be the axis of .*num_groups=32, num_channels=64'
+    ):
+        nn.GroupNorm(32, 64)
+
+
+def test_a_statistic_lies_along_the_channels():
+    x = batch((2, 3, 4, 3))
+    with pytest.raises(ValueError, match='batch_norm: mean must hold one value a channel'):
+        F.batch_norm(x, jnp.ones((1, 1, 1, 3)), jnp.ones(3), axis=1)
+    assert F.batch_norm(x, jnp.ones((3, 1, 1)), jnp.ones(3), axis=1).shape == x.shape

@@ -39,7 +39,7 @@ def free_port():
 
 def test_eight_devices():
     (out,) = finish(start('eight', devices=8))
-    assert out.count(': right') == 22, out
+    assert out.count(': right') == 24, out
     assert 'an unknown name: refused' in out
 
 

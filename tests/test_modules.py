@@ -269,6 +269,29 @@ ERRORS = [
     (lambda: nn.GroupNorm(16, num_groups=3), 'GroupNorm: num_groups must divide the 16 channels, got 3'),
     (lambda: nn.GroupNorm(16, group_size=4), 'GroupNorm: num_groups or group_size must be given'),
     (lambda: nn.LeakyReLU(foo=1), "LeakyReLU: got an unexpected keyword argument 'foo'"),
+    (lambda: nn.BatchNorm(4)(X, training=True), 'BatchNorm: the call has no argument training; write fit=True or fit='),
+    (lambda: nn.LayerNorm(4)(X, where=True), 'LayerNorm: the call has no argument where; pass what counts as mask'),
+    (
+        lambda: nn.SplitBatchNorm(4)(X, fitt=True),
+        'SplitBatchNorm: the call has no argument fitt; its arguments are x, ',
+    ),
+    (lambda: nn.AdaLayerNorm(4, 3)(X), 'AdaLayerNorm: the call must have condition, got none; its arguments are x'),
+    (lambda: nn.GhostBatchNorm(4), "GhostBatchNorm: missing a required .*argument: 'virtual_batch_size'; its argume"),
+    (lambda: nn.BatchNorm(4, dtype='foo'), "BatchNorm: dtype must be a dtype of real numbers, got str 'foo'; pass for"),
+    (lambda: nn.LayerNorm(4, dtype=jnp.int32), 'LayerNorm: dtype must be a dtype of real numbers, got '),
+    (
+        lambda: F.layer_norm(X, activation='foo'),
+        "layer_norm: activation must be a function or the name of one, got 'fo",
+    ),
+    (lambda: F.layer_norm(X, where=[[True], [True, False]]), 'layer_norm: where must hold booleans, got tuple'),
+    (lambda: F.layer_norm(X, segment_ids='ab'), "layer_norm: segment_ids must hold integers, got str 'ab'"),
+    (lambda: F.layer_norm(X, axis_name=3), 'layer_norm: axis_name must be the name of a mapped axis, or several, got'),
+    (lambda: F.layer_norm(X, axis_index_groups=[0, 1]), 'layer_norm: axis_index_groups must name each of the 0 devic'),
+    (
+        lambda: nn.GroupNorm((4, 4, 8), num_groups=2)(jnp.ones((4, 4, 8)), jnp.ones(3, bool)),
+        r'GroupNorm: mask must broadcast to the input shape \(4, 4, 8\), got \(3,\)',
+    ),
+    (lambda: nn.BatchNorm(10)(X, jnp.ones(10), fit=True), 'BatchNorm: mask must hold booleans, got float32'),
     (lambda: nn.LayerNorm(4, scal_init=1), "LayerNorm: got an unexpected keyword argument 'scal_init'"),
     (lambda: nn.EvoNormS0(32, cast='before'), "EvoNormS0: got an unexpected keyword argument 'cast'"),
     (lambda: nn.ReLU()(X, X > 0), 'ReLU: mask must be None'),
@@ -280,7 +303,7 @@ ERRORS = [
     (lambda: F.layer_norm(X, jnp.ones(4)), r'layer_norm: scale must have the shape \(10,\) or broadcast'),
     (lambda: F.layer_norm(X, where=jnp.ones((2, 10), bool)), 'layer_norm: where must broadcast to the input shape'),
     (lambda: F.layer_norm(X, where=jnp.ones(10)), 'layer_norm: where must hold booleans'),
-    (lambda: F.group_norm(X, num_groups=3), 'group_norm: num_groups must divide the 10 channels of axis 1, got 3'),
+    (lambda: F.group_norm(X, num_groups=3), 'group_norm: num_groups must divide the 10 channels, got 3'),
     (lambda: F.group_norm(X), 'group_norm: num_groups or group_size must be given, got None and None; '),
     (lambda: F.instance_norm(X, axis=0), 'instance_norm: axis must not be 0, which is the batch'),
     (lambda: F.batch_norm_fit(X, axis_name='k'), "batch_norm_fit: axis_name must be bound by .* got 'k'"),
@@ -312,3 +335,53 @@ def test_every_norm_takes_an_activation():
     norms = [c for n, c in vars(nn).items() if isinstance(c, type) and issubclass(c, Normalization)]
     assert len(norms) > 20
     assert [c.__name__ for c in norms if 'activation' not in inspect.signature(c).parameters] == []
+
+
+def test_initializers_of_others():
+    """Of JAX and flax with a key, of haiku with a dtype, of brainstate and numpy with a shape alone."""
+    key_first = nn.LayerNorm(
+        5, scale_init=jax.nn.initializers.normal(), bias_init=jax.nn.initializers.ones
+    ).weight.value
+    assert np.unique(key_first['scale']).size == 5
+    assert (key_first['bias'] == 1).all()
+    after = nn.LayerNorm(5, scale_init=lambda shape, dtype: jnp.full(shape, 2, dtype), bias_init=np.ones).weight.value
+    assert (after['scale'] == 2).all() and (after['bias'] == 1).all()
+    assert (nn.RMSNorm(5, use_bias=True, bias_init=brainstate.nn.init.Constant(3.0)).scale.value['bias'] == 3).all()
+
+
+def test_the_mask_holds_after_a_module():
+    x, mask = batch((6, 4)), jnp.arange(6)[:, None] < 4
+    for layer in (nn.LayerNorm(4, activation=nn.Sigmoid()), nn.GroupNorm(4, num_groups=2, activation=nn.Sigmoid())):
+        y = layer(x, mask.tolist())
+        assert (y[:4] != 0).all() and (y[4:] == 0).all()
+
+
+SPLIT = {
+    'LayerNorm': lambda **k: nn.LayerNorm(4, reduction_axes=-1, **k),
+    'RMSNorm': lambda **k: nn.RMSNorm(4, **k),
+    'ScaleNorm': lambda **k: nn.ScaleNorm(4, **k),
+    'GroupNorm': lambda **k: nn.GroupNorm(4, num_groups=2, **k),
+    'InstanceNorm': lambda **k: nn.InstanceNorm(4, **k),
+    'FilterResponseNorm': lambda **k: nn.FilterResponseNorm(4, **k),
+}
+
+
+@pytest.mark.parametrize(
+    'name', [n if n in ('LayerNorm', 'GroupNorm') else pytest.param(n, marks=pytest.mark.slow) for n in SPLIT]
+)
+def test_a_layer_over_a_named_axis_is_the_layer_of_the_whole(name):
+    """Features of rows, or positions of images, that lie on two devices."""
+    rows = name in ('LayerNorm', 'RMSNorm', 'ScaleNorm')
+    x = batch((3, 8) if rows else (3, 6, 4))
+    options = {'scale_init': 1.0} if name == 'ScaleNorm' else {}
+    whole = SPLIT[name](**options) if not rows else type(SPLIT[name]())(8, **options)
+    axis = 1
+    parts = jnp.stack(jnp.split(x, 2, axis))
+    y = jax.vmap(SPLIT[name](axis_name='parts', **options), axis_name='parts')(parts)
+    np.testing.assert_allclose(jnp.concatenate(list(y), axis), whole(x), 1e-5, 1e-6)
+
+
+def test_group_norm_reduces_what_it_is_told():
+    x = batch((2, 3, 5, 4))
+    layer = nn.GroupNorm(4, num_groups=2, reduction_axes=(2, 3))
+    np.testing.assert_allclose(layer(x)[:, 1], nn.GroupNorm(4, num_groups=2)(x[:, 1]), 1e-5, 1e-6)

@@ -389,7 +389,7 @@ def test_class_of_sum_and_norm():
             'layer_norm: activation must be a function of an array or',
         ),
         (lambda x: F.layer_norm(x, activation='rleu'), ValueError, "'relu'"),
-        (lambda x: nn.LayerNorm(8, activation=3), TypeError, 'LayerNorm: activation must be a function or module'),
+        (lambda x: nn.LayerNorm(8, activation=3), TypeError, 'LayerNorm: activation must be a function of an array'),
         (lambda x: F.layer_norm(x, cast='between'), ValueError, "layer_norm: cast must be one of 'after', 'before'"),
         (lambda x: F.layer_norm(x, scale_offset='one'), TypeError, 'layer_norm: scale_offset must be a finite number'),
         (lambda x: F.rms_norm(x, partial=0.0), ValueError, 'rms_norm: partial must be a finite number above 0'),
@@ -408,3 +408,23 @@ def test_class_of_sum_and_norm():
 def test_errors(call, error, words):
     with pytest.raises(error, match=words):
         call(inputs()[0])
+
+
+def test_a_mask_is_a_mask_where_the_cast_comes_before():
+    """The slope of the activation is infinite where a bias of 0 meets what is masked out."""
+    x, scale, bias = inputs()
+    where = jnp.arange(6)[:, None] < 4
+    loss = lambda s, b: F.layer_norm(x, s, b, where=where, cast='before', activation=jnp.cbrt).sum()
+    sliced = lambda s, b: F.layer_norm(x[:, :4], s, b, cast='before', activation=jnp.cbrt).sum()
+    zero = jnp.zeros_like(bias)
+    for got, want in zip(*(jax.grad(f, (0, 1))(scale, zero) for f in (loss, sliced)), strict=True):
+        np.testing.assert_allclose(got, want, 1e-5)
+
+
+def test_the_sum_of_a_norm_and_its_mask():
+    x, *_ = inputs()
+    mask, condition = jnp.arange(6)[:, None] < 4, jnp.ones((2, 3))
+    y, _ = nn.AddNorm(nn.AdaLayerNorm(8, 3))(x, x, mask, condition=condition)
+    assert (y[:, 4:] == 0).all() and (y[:, :4] != 0).any()
+    with pytest.raises(TypeError, match='residual must be in mV to match the input, got s; convert one'):
+        nn.AddNorm(nn.LayerNorm(8))(x * u.mV, x * u.second)

@@ -252,7 +252,72 @@ def test_moments_have_units_and_names():
     np.testing.assert_allclose(var.mantissa, expected[1].ravel(), 1e-6)
     assert F.moments(x, -1, keepdims=True)[0].shape == (6, 16, 1)
     assert F.moments(x.astype(jnp.bfloat16), -1)[0].dtype == jnp.float32
-    assert jnp.isnan(F.moments(x[:0], 0)[0]).all()
+    assert all(jnp.isnan(m).all() for m in F.moments(x[:0], 0))
+
+
+def test_all_results_of_a_batch_move_together():
+    """The tangents and cotangents of moments beside those of the result, in float32; and where only they curve."""
+    x, scale, bias = inputs(2.0, shape=(5, 3, 4))
+
+    def defined(x, scale, bias):
+        mean, var = x.mean((0, 1)), x.var((0, 1))
+        return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, mean, var
+
+    rng = np.random.default_rng(3)
+    some = lambda tree: jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), a.dtype), tree)
+    tangents = some((x, scale, bias))
+    results, moved = jax.jvp(F.batch_norm_fit, (x, scale, bias), tangents)
+    expected, wanted = jax.jvp(defined, (x, scale, bias), tangents)
+    for got, want in zip((*results, *moved), (*expected, *wanted), strict=True):
+        np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+    cotangents = some(results)
+    pulls = (jax.vjp(f, x, scale, bias)[1](cotangents) for f in (F.batch_norm_fit, defined))
+    for got, want in zip(*pulls, strict=True):
+        np.testing.assert_allclose(got, want, 1e-4, 1e-5)
+
+    def loss(f, x, scale):
+        y, mean, var = f(x, scale, bias)
+        return y.sum() + (mean**2).sum() + (var**2).sum()
+
+    for got, want in zip(
+        *(jax.tree.leaves(jax.hessian(loss, (1, 2))(f, x, scale)) for f in (F.batch_norm_fit, defined)), strict=True
+    ):
+        np.testing.assert_allclose(got, want, 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize('shape', [(0, 6), (4, 0, 6)])
+def test_of_nothing_there_are_gradients(shape):
+    x, scale = jnp.zeros(shape), jnp.ones(6)
+    ids = jnp.zeros(shape, int)
+    for f in (
+        lambda x, s: F.layer_norm(x, s, s, segment_ids=ids),
+        lambda x, s: F.rms_norm(x, s, where=x > 0),
+        lambda x, s: F.layer_norm(x, s, s, activation='relu'),
+        lambda x, s: F.batch_norm_fit(x, s, s)[0],
+        lambda x, s: F.scale_norm(x, s),
+    ):
+        dx, dscale = jax.grad(lambda x, s, f=f: f(x, s).sum(), (0, 1))(x, scale)
+        assert dx.shape == shape
+        assert (dscale == 0).all()
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float8_e4m3fn'])
+def test_all_arguments_may_be_narrow(dtype):
+    x, s = jnp.arange(32.0).reshape(8, 4).astype(dtype), jnp.ones(4, dtype)
+    kernels = {
+        'layer_norm': lambda x, s: F.layer_norm(x, s, s),
+        'filter_response_norm': lambda x, s: F.filter_response_norm(x[:, None], s, s, s, s),
+        'evonorm_b0_fit': lambda x, s: F.evonorm_b0_fit(x, s, s, s)[0],
+        'batch_renorm_fit': lambda x, s: F.batch_renorm_fit(x, s, s, s, s)[0],
+    }
+    with jax.numpy_dtype_promotion('standard' if '8' in dtype else 'strict'):
+        for f in kernels.values():
+            assert f(x, s).dtype == dtype
+            slopes = jax.grad(lambda x, s, f=f: f(x, s).astype('float32').sum(), (0, 1))(x, s)
+            assert [d.dtype for d in slopes] == [dtype, dtype]
+    body = lambda c, _: (F.layer_norm(c, s, s), None)
+    slope = jax.grad(lambda x: jax.lax.scan(body, x, length=2)[0].astype('float32').sum())(x)
+    assert slope.dtype == dtype
 
 
 @pytest.mark.slow

@@ -708,6 +708,15 @@ def test_an_activation_follows(name):
     np.testing.assert_allclose(after(x, where, fit=True), jnp.where(where, jnp.exp(plain(x, where, fit=True)), 0), 1e-6)
 
 
+@pytest.mark.parametrize('other', [jnp.inf, jnp.nan, 1e30])
+def test_a_response_is_that_of_its_own_segment(other):
+    x, ids, ones = jnp.ones((1, 4, 2)).at[0, 0].set(other), jnp.asarray([0, 0, 1, 1])[None, :, None], jnp.ones(2)
+    f = lambda x, ids=None: F.global_response_norm(x, ones, segment_ids=ids)
+    np.testing.assert_array_equal(f(x, ids)[:, 2:], f(x[:, 2:]))
+    slope = jax.grad(lambda x: f(x, ids)[:, 2:].sum())(x)[:, 2:]
+    np.testing.assert_array_equal(slope, jax.grad(lambda x: f(x).sum())(x[:, 2:]))
+
+
 def test_an_activation_of_what_keeps_a_unit():
     x = batch() * u.mV
     assert nn.GlobalResponseNorm(8)(x).unit == u.mV
@@ -844,3 +853,19 @@ def test_a_given_variance_that_is_none():
     y = F.batch_norm(x, jnp.zeros(4), var)
     assert jnp.isnan(y[0, :2]).all()
     np.testing.assert_allclose(y[0, 2:], [0, 1], 1e-5)
+
+
+def test_running_statistics_keep_their_unit():
+    x = batch()
+    for layer in (nn.IterNorm(8), nn.EvoNormB0(8)):
+        layer(x * u.mV, fit=True)
+        for fit in (True, False):
+            with pytest.raises(TypeError, match=r'x must have the unit of the running statistics.*got a plain array'):
+                layer(x, fit=fit)
+
+
+def test_rank_promotion_may_be_refused():
+    x = batch((10, 8))
+    with jax.numpy_rank_promotion('raise'):
+        y, *_ = F.iterative_norm_fit(x, num_groups=2)
+    np.testing.assert_array_equal(y, F.iterative_norm_fit(x, num_groups=2)[0])

@@ -260,6 +260,11 @@ LAYERS = {
     'SignedWLinear': (lambda: brainstate.nn.SignedWLinear(3, 4), IMAGE, {}),
     'LoRA': (lambda: brainstate.nn.LoRA(3, 2, 4), IMAGE, {'weight_name': 'weight.lora_a'}),
     'GRUCell': (lambda: brainstate.nn.GRUCell(3, 4), IMAGE[:, 0, 0], {'weight_name': 'Wh.weight'}),
+    'Sequential': (
+        lambda: brainstate.nn.Sequential(brainstate.nn.Linear(3, 4), brainstate.nn.ReLU()),
+        IMAGE,
+        {'weight_name': 'layers.0.weight.weight'},
+    ),
 }
 WRAPPERS = {
     'WeightNorm': nn.WeightNorm,

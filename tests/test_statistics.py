@@ -229,8 +229,13 @@ def test_recalibrate_counters_and_frozen_layers():
     np.testing.assert_allclose(layer(x, fit=False), F.batch_norm_fit(x)[0], 1e-4, 1e-5)
     nn.recalibrate([layer, frozen], [x], apply=lambda b: frozen(layer(b)))
     assert not frozen.running_mean.value.any()
-    renorm = nn.recalibrate(nn.BatchRenorm(10, schedule=None), [x])
+    renorm, seen = nn.BatchRenorm(10, schedule=None), []
+    nn.recalibrate(renorm, [x], apply=lambda b: seen.append(renorm(b)))
     np.testing.assert_allclose(renorm.running_var.value, x.var(0), 1e-5)
+    np.testing.assert_allclose(seen[0], F.batch_norm_fit(x)[0], 1e-4, 1e-5)  # not renormalized by what is to be set
+    nothing = nn.BatchNorm0d(10, momentum=None)
+    nn.recalibrate(nothing, [x], apply=lambda b: nothing(b, jnp.zeros((32, 1), bool)))
+    assert nothing.num_batches_tracked.value == 0
 
 
 def test_tqdm_is_optional(monkeypatch):
@@ -442,6 +447,10 @@ X = batch()
 NORM = nn.BatchNorm0d(10)
 ERRORS = [
     (
+        lambda: nn.fold(Linear(3, 4), nn.BatchNorm(4, dtype=jnp.bfloat16)),
+        'fold: batch_norm must have no dtype of its own',
+    ),
+    (
         lambda: nn.freeze(Linear(2, 3)),
         'freeze: model must hold a layer with running statistics of jaxnorm.nn, got Linear',
     ),
@@ -541,6 +550,14 @@ def test_recalibrate_of_others(name):
     settled.momentum = 0.0
     settled(X * u.mV, fit=True)
     nn.recalibrate(layer, [part * u.mV for part in (X[:8], X[8:])], apply=layer)
+    if name == 'IterNorm':  # epsilon too
+        wide, narrow = (nn.IterNorm(10, num_groups=2, epsilon=e) for e in (100.0, 1e-5))
+        fitted = nn.IterNorm(10, num_groups=2, epsilon=100.0, momentum=0.0)
+        fitted(X, fit=True)
+        for other in (wide, narrow):
+            nn.recalibrate(other, [X])
+        np.testing.assert_allclose(wide.running_whitening.value, fitted.running_whitening.value, 1e-5, 1e-7)
+        assert not np.allclose(wide.running_whitening.value, narrow.running_whitening.value, 0.1)
     for got, wanted in zip(moved(layer), moved(settled), strict=True):
         assert u.get_unit(got).dim == u.get_unit(wanted).dim
         np.testing.assert_allclose(u.get_magnitude(got), u.get_magnitude(wanted), 1e-5, 1e-6)

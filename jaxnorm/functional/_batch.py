@@ -13,7 +13,7 @@ from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName
 from . import _moments
 from ._kernel import kernel
 from ._moments import Moments, Pool, wide
-from ._normalization import _NORM, _affine, _epsilon, _norm, _parameter, _parameters, _Seen, _Spec, _then
+from ._normalization import _NORM, _affine, _epsilon, _norm, _parameter, _parameters, _pool, _Seen, _Spec, _then
 from ._products import inverse_root
 
 #: What the docstrings below need not say.
@@ -66,19 +66,17 @@ class _Batch(NamedTuple):
     def per_channel(self, op: str, argument: str, value: Any) -> Array:
         """A statistic in the rank of `x`, at least float32."""
         array = cast(Array, _parameter(op, argument, value, self.x.shape, self.channel))
-        if array.size != math.prod(self.x.shape[a] for a in self.channel):
+        if array.shape != tuple(s if a in self.channel else 1 for a, s in enumerate(self.x.shape)):
             raise ValueError(
                 f'{op}: {argument} must hold one value a channel, got the shape {jnp.shape(value)} for channels on '
                 f'{self.channel} of the input shape {self.x.shape}; give it one value for each channel.'
             )
-        return wide(array)
+        return array
 
 
 def _batch(op: str, x: Any, scale: Any, bias: Any, axis: Any, where: Any, names: tuple[Any, Any]) -> _Batch:
     channel = _checks.axes(op, 'axis', axis, x.ndim)
-    rest = tuple(a for a in range(x.ndim) if a not in channel)
-    name = _checks.axis_name(op, names[0])
-    pool = Pool(rest, name, _checks.axis_index_groups(op, names[1], name))
+    pool = _pool(op, [a for a in range(x.ndim) if a not in channel], *names)
     return _Batch(
         x, *_parameters(op, scale, bias, x.shape, channel), _checks.mask(op, 'where', where, x.shape), channel, pool
     )
@@ -86,7 +84,7 @@ def _batch(op: str, x: Any, scale: Any, bias: Any, axis: Any, where: Any, names:
 
 def _several(op: str, batch: _Batch) -> None:
     if batch.mask is None:
-        count = batch.pool.size(batch.x, None)
+        count, _ = batch.pool.range(batch.x)
         _checks.several(op, count, batch.x.shape, batch.channel, 'batch_norm with given statistics')
 
 
@@ -206,10 +204,15 @@ def _averaged(
         mean, var = batch
         batch = mean, var * (count / jnp.maximum(count - 1, 1))
     moved = [
-        jnp.where(sound, (1 - weight) * o + weight * b.reshape(o.shape).astype(o.dtype), o)
+        jnp.where(sound, _towards(o, b.reshape(o.shape).astype(o.dtype), weight), o)
         for o, b in zip(old, batch, strict=True)
     ]
     return moved, sound
+
+
+def _towards(old: Array, new: Array, weight: Any) -> Array:
+    """The average with this weight of what is new: all of it, whatever was there, even nan, where the weight is 1."""
+    return jnp.where(weight == 1, new, old + weight * (new - old))
 
 
 @kernel(unit_in={'running_mean': 1, 'running_var': 2}, unit_out=(0, 1, 2), family=_BATCH)
@@ -399,9 +402,9 @@ def ghost_batch_norm_fit(
     Raises
     ------
     ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`, one value a channel, or a size that divides neither the samples of a device
-        nor, being a multiple of those, the global batch.
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number from 0
+        on, an unbound `axis_name`, one value a channel, or a size that divides neither the samples of a device nor,
+        being a multiple of those, the global batch.
 
     Notes
     -----
@@ -439,7 +442,7 @@ def ghost_batch_norm_fit(
     ghosts, mask = cast(Array, split(b.x)), split(b.mask)
     count = pool.size(ghosts, mask)
     if mask is None:
-        _checks.several(op, count, ghosts.shape[1:], b.channel, 'a larger virtual_batch_size')
+        _checks.several(op, pool.range(ghosts)[0], ghosts.shape[1:], b.channel, 'a larger virtual_batch_size')
     norm = partial(_norm, _Spec(pool, _epsilon(op, epsilon)))
     norm = _then(norm, op, activation, seen=_Seen(b.x.shape, b.mask))
     y, *found = norm(ghosts, split(b.scale), split(b.bias), mask)
@@ -471,7 +474,8 @@ def _virtual(op: str, x: Array, axis_name: AxisName | None, size: Any) -> tuple[
 
 def count(op: str, x: ArrayLike, *, axis: Axes, where: Any, axis_name: Any, axis_index_groups: Any) -> Array | float:
     """How many elements there are a channel, on all devices: a number, or one for each channel under a mask."""
-    b = _batch(op, x, None, None, axis, where, (axis_name, axis_index_groups))
+    mask = _checks.mask(op, 'mask', where, jnp.shape(x))  # as modules call it
+    b = _batch(op, x, None, None, axis, mask, (axis_name, axis_index_groups))
     size = b.pool.size(b.x, b.mask)
     return size.squeeze(b.pool.axes) if isinstance(size, jax.Array) else float(size)
 
@@ -485,6 +489,11 @@ def place(op: str, n: int, axis_name: Any, axis_index_groups: Any) -> tuple[int,
     here = jax.lax.axis_index(name)
     if groups is None:
         return n * int(jax.lax.psum(1, name)), here * n
+    if len({len(group) for group in groups}) > 1:
+        raise ValueError(
+            f'{op}: axis_index_groups must be of one size where a batch is split among them, got {groups}; '
+            'pass groups of equally many devices.'
+        )
     places = {device: i for group in groups for i, device in enumerate(group)}
     return n * len(groups[0]), jnp.asarray([places[i] for i in sorted(places)])[here] * n
 

@@ -43,7 +43,7 @@ Raises
 ValueError, TypeError
     For an input with a unit, an axis that `x` does not have, a parameter or mask that does not fit.
 """,
-    ('x', 'scale', 'where', 'activation'),
+    ('x', 'alpha', 'scale', 'axis', 'where', 'activation'),
     _NORM,
 )
 
@@ -183,18 +183,11 @@ def dynamic_erf(
     return _apply('dynamic_erf', _derf, x, scale, bias, axis, where, activation, alpha=alpha, shift=shift)
 
 
-def _sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """`a + b` in two parts: the rounded sum, and what is missing from it (Knuth)."""
-    total = a + b
-    back = total - a
-    return total, (a - (total - back)) + (b - back)
-
-
 def _argument(x: Array, alpha: ArrayLike, shift: ArrayLike) -> tuple[Array, Array]:
     """alpha * x + shift in two parts: half an ulp of a large one is many ulps of the slope."""
     head, tail = elementary.scaled(x, alpha)
-    whole, part = _sum(head, tail)
-    z, rest = _sum(whole, jnp.asarray(shift, x.dtype))
+    whole, part = elementary.exact_sum(head, tail)
+    z, rest = elementary.exact_sum(whole, jnp.asarray(shift, x.dtype))
     return z, rest + part
 
 

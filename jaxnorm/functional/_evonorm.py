@@ -18,7 +18,6 @@ from ._normalization import (
     _affine,
     _channels,
     _epsilon,
-    _groups,
     _keep_moments,
     _parameter,
     _parameters,
@@ -75,7 +74,7 @@ def _b0(
     x, _, mask, _, pool, (var, v, scale, bias), seen = _images(op, x, axis, where, (None, None), parameters)
     batch, least = _pool(op, (0, *pool.axes), *names), _epsilon(op, epsilon)
     if var is None and mask is None:
-        _checks.several(op, batch.size(x, None), shape, channel, 'evonorm_b0 with a given variance')
+        _checks.several(op, batch.range(x)[0], shape, channel, 'evonorm_b0 with a given variance')
 
     @_keep_moments
     def divide(
@@ -266,9 +265,9 @@ def evonorm_s0(
     Raises
     ------
     ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`,
-        an input without batch and channels or with a unit, or groups that do not divide the channels.
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number from 0
+        on, an unbound `axis_name`, an input without batch and channels or with a unit, or groups that do not divide the
+        channels.
 
     Notes
     -----
@@ -292,7 +291,7 @@ def evonorm_s0(
     op, shape = 'evonorm_s0', cast(Array, x).shape
     channel = (_channels(op, x, axis),)
     parameters = [_parameter(op, 'v', v, shape, channel), *_parameters(op, scale, bias, shape, channel)]
-    groups = _groups(op, x, channel[0], num_groups, group_size)
+    groups = _checks.groups(op, x.shape[channel[0]], num_groups, group_size)
     x, at, mask, ids, pool, parameters, seen = _images(
         op, x, axis, where, (axis_name, axis_index_groups), parameters, segment_ids
     )

@@ -99,7 +99,7 @@ def _not_fused(first: Array, *others: Array) -> tuple[Array, ...]:
 
 
 def _freeze(value: Any) -> Any:
-    return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple) else value
+    return tuple(_freeze(v) for v in value) if isinstance(value, list | tuple | range) else value
 
 
 def _array(value: Any) -> Any:
@@ -147,7 +147,7 @@ def _door(
         for name in names:
             if name in values:
                 value = values[name]
-                if isinstance(value, list):
+                if isinstance(value, list | range):
                     value = _freeze(value)
                 value = _array(value)
                 if isinstance(value, _CONSTANT) or callable(value):
@@ -235,6 +235,13 @@ class _Rule:
         return function(x if x.dtype == jnp.bool_ else x.astype(wide), **dict(self.constants), **given)
 
 
+def _spread(value: Array, x: Array) -> Array:
+    """`value` in the shape of `x`, and laid out over devices like it where types say so (explicit sharding)."""
+    layout = getattr(jax.typeof(x), 'sharding', None)
+    explicit = layout is not None and any(part is not None for part in layout.spec)
+    return jnp.broadcast_to(value, x.shape, **({'out_sharding': layout} if explicit else {}))
+
+
 @dataclass(frozen=True)
 class _Slope:
     """Multiplication by the derivative: a diagonal map, so its own transpose."""
@@ -271,7 +278,7 @@ def _evaluate_jvp(rule: _Rule, primals: tuple[Any, ...], tangents: tuple[Any, ..
     learned = {n: d for n, d in darrays.items() if not isinstance(d, SymbolicZero)}
     for name, partial in rule.partials:
         if name in learned:  # a diagonal map too, once the tangent has the shape of the input
-            moving = jnp.broadcast_to(learned.pop(name), x.shape).astype(compute_dtype(x.dtype))
+            moving = _spread(learned.pop(name), x).astype(compute_dtype(x.dtype))
             slope = _Slope(replace(rule, slope=partial), tuple(arrays))
             parts.append(linear(slope, slope, [x, *arrays.values()], [moving])[0].astype(x.dtype))
     if learned:  # other hyperparameters: ordinary differentiation, the input held fixed

@@ -7,7 +7,7 @@ what the rounding took away, and the variance is that of d. Centred values are `
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -50,25 +50,26 @@ class Pool(NamedTuple):
     def _over_names(self, total: Array) -> Array:
         return total if self.axis_name is None else over_names(total, self.axis_name, self.groups)
 
-    def most(self, x: Array) -> int:
-        """How many elements a statistic is taken over at most, on all devices."""
+    def range(self, x: Array) -> tuple[int, int]:
+        """How many elements a statistic is taken over at least and at most, on all devices."""
         here = math.prod(x.shape[a] for a in self.axes)
-        return here if self.axis_name is None else here * int(jax.lax.psum(1, self.axis_name))
+        if self.axis_name is None:
+            return here, here
+        devices = [int(jax.lax.psum(1, self.axis_name))] if self.groups is None else [len(g) for g in self.groups]
+        return here * min(devices), here * max(devices)
 
     def size(self, x: Array, where: Array | None) -> Array | float:
         """How many elements each statistic is taken over: a number, or an array of them under a mask."""
         if where is not None:
             full = jnp.broadcast_to(where, x.shape)
             return self.total(full.astype(compute_dtype(x.dtype)))
-        here = math.prod(x.shape[a] for a in self.axes)
-        if self.axis_name is None:
-            return float(here)
-        if self.groups is None or len({len(g) for g in self.groups}) == 1:
-            return here * float(jax.lax.psum(1, self.axis_name) if self.groups is None else len(self.groups[0]))
-        return self.total(jnp.full_like(x, 1, compute_dtype(x.dtype)))
+        least, most = self.range(x)
+        return float(most) if least == most else self.total(jnp.full_like(x, 1, compute_dtype(x.dtype)))
 
     def total_in_steps(self, x: Array, few: int = 0) -> Pair:
         """The total, with fewer roundings on the way: the last of the steps is exact."""
+        if not self.axes:
+            return single(self._over_names(x))
         first, *others = _order(x, self.axes)
         last, partial = (first, *others)[-1], x
         if first == x.ndim - 1 or not others or x.shape[first] > few:
@@ -84,6 +85,11 @@ class Pool(NamedTuple):
         """The total and a little more, to twice the digits."""
         most, rest = self._pair_over_names(_products.total(x, self.axes))
         return _products.rounded(most, rest + plus)
+
+    def largest(self, x: Array) -> Array:
+        """The largest of numbers from 0 on; the axes stay, with size one."""
+        top = jnp.max(x, self.axes, keepdims=True, initial=0)
+        return top if self.axis_name is None else over_names(top, self.axis_name, self.groups, largest=True)
 
     def _pair_over_names(self, total: Pair) -> Pair:
         return Pair(*map(self._over_names, total))
@@ -105,24 +111,34 @@ class SegmentPool(NamedTuple):
 
     def total(self, x: Array) -> Array:
         """Sum over the elements of each segment, given back at each of them."""
+        return self._each(_sum(x, self._whole), jax.ops.segment_sum)
+
+    def largest(self, x: Array) -> Array:
+        """The largest of numbers from 0 on in each segment, given back at each of its elements."""
+        return self._each(jnp.max(x, self._whole, keepdims=True, initial=0), jax.ops.segment_max)
+
+    @property
+    def _whole(self) -> tuple[int, ...]:
+        """The pooled axes along which nothing is parted."""
+        return tuple(a for a in self.axes if self.ids.shape[a] == 1)
+
+    def _each(self, x: Array, reduce: Callable[..., Array]) -> Array:
         ids, parted = self.ids, tuple(a for a in self.axes if self.ids.shape[a] != 1)
-        whole = tuple(a for a in self.axes if a not in parted)
-        x = _sum(x, whole) if whole else x
         apart = tuple(a for a in range(x.ndim) if a not in self.axes and ids.shape[a] != 1)
         alike = tuple(a for a in range(x.ndim) if a not in parted and a not in apart)
         order = (*apart, *parted, *alike)
         moved = x.transpose(order)
-        rows = moved.reshape(math.prod(x.shape[a] for a in apart), math.prod(x.shape[a] for a in parted), -1)
+        rows = moved.reshape([math.prod(x.shape[a] for a in axes) for axes in (apart, parted, alike)])
         at, segments = self._places(ids.transpose(order).reshape(rows.shape[:2]))
-        sums = jax.vmap(lambda r, i: jax.ops.segment_sum(r, i, segments))(rows, at)
+        found = jax.vmap(lambda r, i: reduce(r, i, segments))(rows, at)
         if self.pool.axis_name is not None:
-            sums = over_names(sums, self.pool.axis_name, self.pool.groups)
-        totals = jnp.take_along_axis(sums, at[:, :, None], 1).reshape(moved.shape)
-        return totals.transpose([order.index(a) for a in range(x.ndim)])
+            found = over_names(found, self.pool.axis_name, self.pool.groups, largest=reduce is jax.ops.segment_max)
+        here = jnp.take_along_axis(found, at[:, :, None], 1).reshape(moved.shape)
+        return here.transpose([order.index(a) for a in range(x.ndim)])
 
-    def most(self, x: Array) -> int:
-        """How many elements a segment has at most, on all devices."""
-        return self.pool.most(x)
+    def range(self, x: Array) -> tuple[int, int]:
+        """How many elements a segment has at least and at most, on all devices."""
+        return 1, self.pool.range(x)[1]
 
     def _places(self, ids: Array) -> tuple[Array, int]:
         """Ids by their rank among those of a row, on all devices, and how many there may be."""
@@ -173,8 +189,7 @@ _totals_with_slope = jax.custom_jvp(_totals, nondiff_argnums=(0,))
 def _totals_jvp(pool: Pool, primals: tuple[Array, Array], tangents: tuple[Array, Any]) -> tuple[Pair, Pair]:
     (x, ids), (dx, _) = primals, tangents
     together = _Together(pool)
-    whole = tuple(a for a in pool.axes if ids.shape[a] == 1)
-    dx = _sum(dx, whole) if whole else dx
+    dx = _sum(dx, SegmentPool(pool, ids)._whole)
     return cast(Pair, _totals_with_slope(pool, x, ids)), single(linear(together, together, [ids], [dx])[0])
 
 
@@ -225,6 +240,8 @@ def _laid_out(x: Array, axes: Sequence[int]) -> bool:
 
 def _sum(x: Array, axes: tuple[int, ...]) -> Array:
     """The sum over axes, one after the other."""
+    if not axes:
+        return x
     first, *others = _order(x, axes)
     x = jnp.sum(x, first, keepdims=True)
     for axis in others:
@@ -289,7 +306,7 @@ def steady(mean: Array) -> Array:
 
 def _squares(x: Array, pool: Pool | SegmentPool) -> tuple[Array, float]:
     """x², or such a part of it that sums of many squares are still numbers, and which part that is."""
-    many = pool.most(x) / _MANY
+    many = pool.range(x)[1] / _MANY
     scale = 2.0 ** -math.ceil(math.log2(max(many, 1)) / 2)
     x = x if scale == 1 else x * scale
     return x * x, scale * scale
@@ -376,21 +393,20 @@ def contract(p: Array, weight: Array | None, axes: tuple[int, ...]) -> Array:
     if axes not in _ends(p.ndim, len(axes)) or weight.shape != along or _laid_out(p, range(p.ndim)):
         return jnp.sum(p * weight, axes, keepdims=True)
     n = math.prod(p.shape[a] for a in axes)
+    each = math.prod(p.shape[a] for a in range(p.ndim) if a not in axes)
     weight = weight.astype(p.dtype)
     if axes == trail:
-        out = jnp.matmul(p.reshape(-1, n), weight.reshape(n, 1), precision=jax.lax.Precision.HIGHEST)
+        out = jnp.matmul(p.reshape(each, n), weight.reshape(n, 1), precision=jax.lax.Precision.HIGHEST)
     else:
         rows = _split(n)
-        blocks = (p.reshape(n // rows, rows, -1), weight.reshape(n // rows, rows))
+        blocks = (p.reshape(n // rows, rows, each), weight.reshape(n // rows, rows))
         out = jnp.einsum('bic,bi->bc', *blocks, precision=jax.lax.Precision.HIGHEST).sum(0)
     return out.reshape(tuple(1 if a in axes else s for a, s in enumerate(p.shape)))
 
 
-def largest(x: Array, pool: Pool) -> Array:
+def largest(x: Array, pool: Pool | SegmentPool) -> Array:
     """The largest magnitude in the pool, 1 where that is 0: a constant that values are divided by before squaring."""
-    top = jnp.max(jnp.abs(jax.lax.stop_gradient(x)), pool.axes, keepdims=True, initial=0)
-    if pool.axis_name is not None:
-        top = over_names(top, pool.axis_name, pool.groups, largest=True)
+    top = pool.largest(jnp.abs(jax.lax.stop_gradient(x)))
     return kept(jnp.where(top == 0, 1, top))
 
 

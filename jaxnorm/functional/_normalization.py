@@ -207,7 +207,7 @@ class _Cotangent:
         d = self.rule.centred(x, shift, where)
         offset = _moments.offset_of(wide(x, where), shift, where, pool, share) if centred else None
         zero = jnp.zeros_like(d)
-        dx, dscale, dbias = zero, None, None
+        dx, dscale, dbias = zero, *(jnp.zeros(self.rule.shape, d.dtype),) * 2
         if g is not None:
             g = wide(g, where)
             p = jax.lax.optimization_barrier(g * d)
@@ -275,7 +275,7 @@ def _then(
     With `cast_before` scale and bias come in after the rounding to the dtype of `x`. The result, and what the
     activation takes, has the shape that is `seen`.
     """
-    activation = _activation(op, activation)
+    activation = named_activation(op, activation)
 
     def back(y: Array) -> Array:
         return y if seen is None else y.reshape(seen.shape)
@@ -295,6 +295,7 @@ def _then(
         if cast_before:
             y, *more = norm(x, None, None, where, *rest)
             y = _affine(y, *(None if p is None else p.astype(y.dtype) for p in (scale, bias)))
+            y = y if where is None else jnp.where(where, y, 0)
         else:
             y, *more = norm(x, scale, bias, where, *rest)
         y = back(y)
@@ -324,10 +325,16 @@ def _mask_after(op: str, mask: Array, shape: tuple[int, ...]) -> Array:
     return mask
 
 
-def _activation(op: str, activation: Any) -> Callable[[Array], Array] | None:
+def named_activation(op: str, activation: Any) -> Callable[[Array], Array] | None:
     """The function that follows a norm, given as it is or by its name."""
     if isinstance(activation, str):
-        return cast(Any, get(activation))
+        try:
+            return cast(Any, get(activation))
+        except ValueError as error:
+            nearest = str(error).rpartition('; ')[2]
+            raise ValueError(
+                f'{op}: activation must be a function or the name of one, got {activation!r}; {nearest}'
+            ) from None
     if activation is not None and not callable(activation):
         raise TypeError(
             f'{op}: activation must be a function of an array or the name of one, got {_checks.describe(activation)}; '
@@ -395,7 +402,7 @@ def _parameter(
     """
     if value is None:
         return None
-    array = _checks.floating(op, argument, value)
+    array = wide(_checks.floating(op, argument, value))
     own = tuple(shape[a] for a in axes)
     if array.shape == own:
         return array.reshape([s if a in axes else 1 for a, s in enumerate(shape)])
@@ -438,23 +445,6 @@ def _channels(op: str, x: Array, axis: Any) -> int:
             f'{op}: axis must not be 0, which is the batch, got {axis}; move the channels to another axis.'
         )
     return channel
-
-
-def _groups(op: str, x: Array, channel: int, num_groups: int | None, group_size: int | None = None) -> tuple[int, int]:
-    """The number of groups of channels and the size of each, one of which is given."""
-    size = x.shape[channel]
-    if (num_groups is None) == (group_size is None):
-        raise ValueError(
-            f'{op}: num_groups or group_size must be given, got {num_groups} and {group_size}; pass one of the two.'
-        )
-    argument, given = ('num_groups', num_groups) if group_size is None else ('group_size', group_size)
-    n = _checks.integer(op, argument, given)
-    if size % n:
-        raise ValueError(
-            f'{op}: {argument} must divide the {size} channels of axis {channel}, got {n}; '
-            f'choose one of {[d for d in range(1, size + 1) if size % d == 0]}.'
-        )
-    return (n, size // n) if group_size is None else (size // n, n)
 
 
 def _split(groups: tuple[int, int], channel: int, t: Array | None) -> Array | None:
@@ -528,7 +518,7 @@ def moments(
     Parameters
     ----------
     axis : int or tuple of int
-        The axes to reduce.
+        The axes to reduce; ``()`` where all that is reduced is over `axis_name`.
     where : bool array, optional
         What counts, broadcast to `x`. Nothing elsewhere (nan included) touches any
         result or gradient.
@@ -539,6 +529,11 @@ def moments(
     -------
     mean, var : arrays
         At least float32; the mean has the unit of `x`, the variance its square. nan where nothing counts.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an axis that `x` does not have, a mask that does not fit, or an unbound `axis_name`.
 
     Notes
     -----
@@ -558,7 +553,7 @@ def moments(
     [[2.0, 3.0], [2.666..., 2.666...]]
     """
     x = cast(Array, x)
-    axes = _checks.axes('moments', 'axis', axis, x.ndim)
+    axes = _checks.axes('moments', 'axis', axis, x.ndim, empty=axis_name is not None)
     mask = _checks.mask('moments', 'where', where, x.shape)
     pool = _pool('moments', axes, axis_name, axis_index_groups)
     _, mean, var = _norm(_Spec(pool, 0.0), x, None, None, mask)
@@ -579,8 +574,8 @@ def standardize(x: ArrayLike, axis: Axes = -1, *, epsilon: float = 1e-5, where: 
     Notes
     -----
     Statistics are taken in at least float32 from values centred twice: for mean/std up to 1e6 the result is within
-    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant slice gives zeros (then the
-    bias) and finite gradients, also at epsilon 0.
+    2e-7 (float32). The backward pass keeps `x` and two numbers a statistic. A constant slice gives zeros and finite
+    gradients, also at epsilon 0.
 
     References
     ----------
@@ -889,6 +884,12 @@ def _added(op: str, x: Any, residual: Any) -> Array:
     return x + residual
 
 
+@kernel(unit_in={'residual': 1}, unit_out=1)
+def add_norm(x: ArrayLike, residual: ArrayLike) -> Array:
+    """The sum of which a module takes the norm."""
+    return _added('AddNorm', x, residual)
+
+
 @kernel(unit_out=0, family=_NORM)
 def group_norm(
     x: ArrayLike,
@@ -927,9 +928,8 @@ def group_norm(
     Raises
     ------
     ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`,
-        an input without batch and channels, or groups that do not divide the channels.
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number from 0
+        on, an unbound `axis_name`, an input without batch and channels, or groups that do not divide the channels.
 
     Notes
     -----
@@ -967,7 +967,7 @@ def _grouped(
 ) -> Array:
     """A norm of each sample over its groups of channels."""
     channel = _channels(op, x, axis)
-    groups = _groups(op, x, channel, num_groups, group_size)
+    groups = _checks.groups(op, x.shape[channel], num_groups, group_size)
     scale, bias = _parameters(op, scale, bias, x.shape, (channel,))
     mask = _checks.mask(op, 'where', where, x.shape)
     ids = _checks.segment_ids(op, options.segment_ids, x.shape)
@@ -1013,9 +1013,8 @@ def instance_norm(
     Raises
     ------
     ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`,
-        or an input without batch and channels.
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number from 0
+        on, an unbound `axis_name`, or an input without batch and channels.
 
     Notes
     -----

@@ -371,7 +371,7 @@ def global_response_norm(
         x: Array, scale: Array | None, bias: Array | None, mask: Array | None, ids: Array | None
     ) -> tuple[Array]:
         values, own = wide(x, mask), _parted(pool, ids)
-        top = _moments.largest(values, sample)
+        top = _moments.largest(values, _parted(sample, ids))
         square = _moments.mean_square(values / top, own, 1.0).var
         length = _root(square)
         counted = None if mask is None else cast(Array, own.size(x, mask)) > 0

@@ -14,7 +14,7 @@ from ._elementary import product
 from ._kernel import kernel
 from ._linear import linear
 from ._moments import Pool, wide
-from ._normalization import _NORM, _affine, _epsilon, _groups, _keep_moments, _parameters, _pool, _then
+from ._normalization import _NORM, _affine, _epsilon, _keep_moments, _parameters, _pool, _then
 from ._products import Pair, add, inverse_root, power_of_two, rounded, single, times
 
 
@@ -49,7 +49,7 @@ def _whiten(rows: Array, whitening: Pair) -> Array:
 
 def _diagonal(values: Array, size: int) -> Array:
     """Multiples of the identity."""
-    return values[:, None, None] * jnp.eye(size, dtype=values.dtype)
+    return values[:, None, None] * jnp.eye(size, dtype=values.dtype)[None]
 
 
 def _scaled(sigma: Array, rate: Array) -> Pair:
@@ -155,10 +155,10 @@ def _measure(x: Array, mask: Array | None, channel: int, groups: tuple[int, int]
     # squares stay in range, and nothing is rounded
     top = jnp.maximum(_moments.largest(d, pool).reshape(groups).max(1), least**0.5)
     unit = 1 / power_of_two(top)
-    d = d.reshape(-1, *groups) * unit[:, None]
+    d = d.reshape(len(d), *groups) * unit[None, :, None]
     offset = found.offset.reshape(groups) * unit[:, None]
     covariance = _moments.covariance(d, offset, pool, share)
-    d = d - offset if counted is None else jnp.where(counted[..., None], d - offset, 0)
+    d = d - offset[None] if counted is None else jnp.where(counted[..., None], d - offset[None], 0)
     return _Batch(d, unit, covariance, found, size)
 
 
@@ -285,9 +285,8 @@ def iterative_norm_fit(
     Raises
     ------
     ValueError, TypeError
-        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number
-        from 0 on, an unbound `axis_name`,
-        groups that do not divide the channels, or one value a channel.
+        For an axis that `x` does not have, a parameter or mask that does not fit, an epsilon that is no number from 0
+        on, an unbound `axis_name`, groups that do not divide the channels, or one value a channel.
 
     Notes
     -----
@@ -312,13 +311,13 @@ def iterative_norm_fit(
     """
     op, x = 'iterative_norm_fit', cast(Array, x)
     channel = _checks.one_axis(op, 'axis', axis, x.ndim)
-    groups = _groups(op, x, channel, num_groups, group_size)
+    groups = _checks.groups(op, x.shape[channel], num_groups, group_size)
     steps, least = _checks.integer(op, 'num_iterations', num_iterations), _epsilon(op, epsilon)
     pool = _pool(op, (0,), axis_name, axis_index_groups)
     scale, bias = _parameters(op, scale, bias, x.shape, (channel,))
     mask = _mask(op, where, x.shape, channel)
     if mask is None:
-        count = pool.size(_rows(x, channel), None)
+        count, _ = pool.range(_rows(x, channel))
         _checks.several(op, count, x.shape, (channel,), 'iterative_norm with given statistics')
 
     @_keep_moments

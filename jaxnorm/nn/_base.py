@@ -8,9 +8,9 @@ import brainstate
 import jax.numpy as jnp
 
 from .. import _checks, _docs
-from .. import functional as F
 from .._typing import Activation as ActivationLike
 from .._typing import Array, ArrayLike, Axes, Result, Size
+from ..functional._normalization import named_activation
 
 
 def default(kernel: Callable[..., Any], argument: str) -> Any:
@@ -144,8 +144,9 @@ class Applied(Picklable, brainstate.nn.Module):
             options = [one('param_type', one.KEYWORD_ONLY, default=brainstate.ParamState), *options]
         else:
             options = [one('in_size', one.KEYWORD_ONLY, default=None), *options]
-        cast(Any, cls).__signature__ = inspect.Signature([*parameters, *options])
-        cls.__doc__ = _class_doc(cls.__doc__ or '', fn, cls._hyper, bool(learned))
+        parameters = [*parameters, *options]
+        cast(Any, cls).__signature__ = inspect.Signature(parameters)
+        cls.__doc__ = _class_doc(cls.__doc__ or '', fn, [p.name for p in parameters])
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         op = type(self).__name__
@@ -201,13 +202,37 @@ class Activation(Applied, brainstate.nn.ElementWiseBlock):
     """
 
 
-def _class_doc(summary: str, fn: Callable[..., Any], hyper: Sequence[str], learned: bool) -> str:
-    """A class docstring from that of the function: the same formula, defaults and reference, said once."""
-    arguments = ''.join(f'{name} :\n    As in `jaxnorm.functional.{fn.__name__}`.\n' for name in hyper)
-    if learned:
-        size = 'in_size : int or tuple of int\n    The features, each with parameters of its own; 1 shares one.\n'
-        arguments = size + arguments + 'param_type : type\n    The state class of what is learned.\n'
-    return inspect.cleandoc(summary) + (f'\n\nParameters\n----------\n{arguments}' if arguments else '')
+#: What the docstrings of such classes need not say.
+_APPLIED = """Of a function as a module.
+
+Parameters
+----------
+in_size : int or tuple of int, optional
+    The size of the input, for a container that asks for it. Where something is learned: the features, each with
+    parameters of its own; 1 shares one.
+param_type : type
+    The state class of what is learned.
+name : str, optional
+    The name of the module.
+
+Raises
+------
+TypeError
+    At construction for an argument that the class does not have; else as the function, at the call.
+"""
+
+
+def _class_doc(doc: str, fn: Callable[..., Any], names: Sequence[str]) -> str:
+    """A class docstring from that of the function: the same parameters, errors and references, said once."""
+    return _docs.complete(doc, names, fn.__doc__, _APPLIED, without=['Returns'])
+
+
+#: What to write in place of other libraries' arguments of a call.
+_KNOWN_AS = {
+    'where': 'pass what counts as mask',
+    **dict.fromkeys(('training', 'train', 'is_training'), 'write fit=True or fit=False'),
+    **dict.fromkeys(('use_running_average', 'deterministic', 'inference'), 'write fit=False or fit=True'),
+}
 
 
 class Normalization(Picklable, brainstate.nn.Module):
@@ -268,20 +293,39 @@ class Normalization(Picklable, brainstate.nn.Module):
     _parameters: ClassVar[str] = 'weight'
     #: the function of `jaxnorm.functional` that such a layer calls
     _kernel: ClassVar[Callable[..., Any]]
+    #: the arguments of the call, and how many of them there must be
+    _inputs: ClassVar[tuple[str, ...]] = ()
+    _needed: ClassVar[int] = 0
     #: docstrings of what subclasses have in common, from which theirs are completed first
     _families: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, without: Sequence[str] = ()) -> None:
         super().__init_subclass__()
+        _, *inputs = inspect.signature(cls.update).parameters.values()
+        named = [p for p in inputs if p.kind is not p.VAR_KEYWORD]
+        # what is handed on are arguments of the base
+        cls._inputs = tuple(dict.fromkeys((*(p.name for p in named), *(cls._inputs if named != inputs else ()))))
+        cls._needed = sum(p.default is p.empty for p in named)
         described(cls, *cls._families, Normalization.__doc__, without=without)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         try:
-            inspect.signature(cls).bind_partial(*args, **kwargs)
+            signature = inspect.signature(cls)  # nothing at all comes where pickle makes one
+            (signature.bind if args or kwargs else signature.bind_partial)(*args, **kwargs)
         except TypeError as error:
             known = ', '.join(inspect.signature(cls).parameters)
             raise TypeError(f'{cls.__name__}: {error}; its arguments are {known}.') from None
         return super().__new__(cls)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        op, arguments = type(self).__name__, f'its arguments are {", ".join(self._inputs)}'
+        for name in kwargs:
+            if name not in self._inputs:
+                raise TypeError(f'{op}: the call has no argument {name}; {_KNOWN_AS.get(name, arguments)}.')
+        if len(args) + len(kwargs) < self._needed:
+            missing = self._inputs[len(args) : self._needed]
+            raise TypeError(f'{op}: the call must have {" and ".join(missing)}, got none; {arguments}.')
+        return cast(Any, super()).__call__(*args, **kwargs)
 
     def __init__(
         self,
@@ -302,12 +346,7 @@ class Normalization(Picklable, brainstate.nn.Module):
         cast(Any, super()).__init__(name=name)
         op = type(self).__name__
         self.scale_offset = _checks.number(op, 'scale_offset', scale_offset)
-        self.activation = F.get(activation) if isinstance(activation, str) else activation
-        if activation is not None and not callable(self.activation):
-            raise TypeError(
-                f'{op}: activation must be a function or module, or the name of one, '
-                f"got {_checks.describe(activation)}; pass for example 'relu'."
-            )
+        self.activation: Any = named_activation(op, activation)  # a module, which is called after, is one too
         size = _size(op, in_size, aliases or {})
         self.any_resolution = not isinstance(size, tuple)
         self.in_size = self.out_size = size
@@ -321,7 +360,7 @@ class Normalization(Picklable, brainstate.nn.Module):
             if _checks.flag(op, f'use_{key}', use)
         }
         setattr(self, self._parameters, param_type(values) if values else None)
-        self.dtype = dtype
+        self.dtype = None if dtype is None else _checks.floating_dtype(op, 'dtype', dtype)
 
     @property
     def _size(self) -> tuple[int, ...]:
@@ -403,7 +442,7 @@ class Normalization(Picklable, brainstate.nn.Module):
     def _result(self, y: Any, mask: Any = None) -> Any:
         if isinstance(self.activation, brainstate.nn.Module):
             y = self.activation(y)
-            y = y if mask is None else jnp.where(mask, y, 0)
+            y = y if mask is None else jnp.where(jnp.asarray(mask), y, 0)
         return y if self.dtype is None else y.astype(self.dtype)
 
     def _check_shape(self, x: Any, ranks: Sequence[int] | None = None) -> None:
@@ -457,9 +496,23 @@ def trailing(size: Any) -> tuple[int, ...] | None:
     return tuple(range(-len(size), 0)) if isinstance(size, Sequence) else None
 
 
+def _made(init: Callable[..., Any], shape: tuple[int, ...]) -> Any:
+    """What a function of a shape returns; JAX's take a random key before it, and haiku's a dtype after it."""
+    try:
+        parameters = inspect.signature(init).parameters.values()
+    except ValueError:  # some of numpy's have none
+        parameters = ()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+    others = {'key': brainstate.random.split_key, 'dtype': brainstate.environ.dftype}
+    if sum(name not in others for name in needed) != 1:
+        return init(shape)
+    return init(*(others[name]() if name in others else shape for name in needed))
+
+
 def _initial(op: str, argument: str, init: Any, shape: tuple[int, ...]) -> Array:
     """The initial value of a parameter."""
-    given = init(shape) if callable(init) else init
+    given = _made(init, shape) if callable(init) else init
     try:
         value = jnp.asarray(given, brainstate.environ.dftype())
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ from .._typing import Activation, ArrayLike, Axes, AxisGroups, AxisName, Result,
 from ..functional import _batch
 from ._base import default
 from ._normalization import _ChannelNorm
-from ._running import POOLING, Running, refuse_one_value
+from ._running import POOLING, Running, refuse_one_value, whole
 
 _BATCH_NORM = """Batch normalization of inputs with a batch, {spatial} and channels.
 
@@ -82,8 +82,6 @@ class _BatchNorm(Running, _ChannelNorm):
 
     _families = (_BATCH_NORM,)
     _powers: ClassVar[dict[str, int]] = {'running_mean': 1, 'running_var': 2}
-    #: None is any
-    num_spatial_dims: ClassVar[int | None] = None
 
     def __init_subclass__(cls, spatial: int | None = None, without: Sequence[str] = ()) -> None:
         if spatial is not None:
@@ -171,6 +169,7 @@ class _BatchNorm(Running, _ChannelNorm):
     def _running(self) -> tuple[brainstate.State, ...]:
         return (self.running_mean, self.running_var) if self.track_running_stats else ()
 
+    @whole
     def update(
         self,
         x: ArrayLike,
@@ -189,6 +188,8 @@ class _BatchNorm(Running, _ChannelNorm):
         self._check_shape(x, here if dims is None else (dims + 1, dims + 2))
         axis = tuple(a % jnp.ndim(x) for a in self._channel_axes)
         options = {'where': mask, 'axis': axis, 'epsilon': self.epsilon, **self._told(scale, bias)}
+        if self.track_running_stats:
+            self._measured(x)
         if self.track_running_stats and not self._fits(fit):
             return self._result(F.batch_norm(x, self.running_mean.value, self.running_var.value, **options), mask)
         if self.track_running_stats:
@@ -196,13 +197,14 @@ class _BatchNorm(Running, _ChannelNorm):
         over = {'where': mask, 'axis': axis, 'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
         count = None if mask is None and not self.unbiased else _batch.count(op, _units.number(x), **over)
         if mask is not None:
-            refuse_one_value(op, x, axis, count)
+            refuse_one_value(op, x, axis, count, self.track_running_stats)
         elif self.axis_name is None:
-            refuse_one_value(op, x, axis, jnp.size(x) // math.prod(jnp.shape(x)[a] for a in axis))
+            count_here = jnp.size(x) // math.prod(jnp.shape(x)[a] for a in axis)
+            refuse_one_value(op, x, axis, count_here, self.track_running_stats)
         y, mean, var = self._normalize(x, options | over)
         if self.track_running_stats:
             if self in POOLING:
-                self._accumulate(x, var, over)
+                self._join(_batch.accumulated, x, within=self._within(var), **over)
             else:
                 self._move(mean, var, math.inf if count is None else count)
         return self._result(y, mask)
@@ -211,8 +213,8 @@ class _BatchNorm(Running, _ChannelNorm):
         """The result while fitting, and the batch's moments."""
         return F.batch_norm_fit(x, **options)
 
-    def _move(self, mean: Any, var: Any, count: Any, seen: Any = True, weight: Any = None) -> None:
-        """Move the running averages towards the moments of a batch, if it is sound."""
+    def _move(self, mean: Any, var: Any, count: Any, seen: Any = True, weight: Any = None) -> Any:
+        """Move the running averages towards the moments of a batch, if it is sound: whether it is."""
         step = self.num_batches_tracked.value + 1 if self._counts else None
         if weight is None:
             weight = _batch.average_weight(self.momentum, step, self.debias)
@@ -226,6 +228,7 @@ class _BatchNorm(Running, _ChannelNorm):
         if self.count_skipped:
             skipped = self.num_batches_skipped
             skipped.value = skipped.value + jnp.where(sound | jnp.logical_not(seen), 0, 1)
+        return sound
 
     # what `accumulate_statistics` and `recalibrate` do
 
@@ -233,16 +236,11 @@ class _BatchNorm(Running, _ChannelNorm):
         mean, var = (brainunit.math.zeros_like(s.value) for s in self._running)
         return {'count': jnp.zeros_like(_units.number(mean)), 'mean': mean, 'offset': mean, 'var': var}
 
-    def _accumulate(self, x: Any, var: Any, over: dict[str, Any]) -> None:
-        old = self._pooled()
-        names = ('count', 'mean', 'offset', 'var')
-        new = _batch.accumulated(x, *(old[n] for n in names), within=self._within(var), **over)
-        self._put(**dict(zip(names, new, strict=True)))
-
     def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
-        self._move(seen['mean'] + seen['offset'], seen['var'], seen['count'], seen['batches'] > 0, weight)
+        before: Any = self.num_batches_tracked.value if self._counts else None
+        sound = self._move(seen['mean'] + seen['offset'], seen['var'], seen['count'], seen['batches'] > 0, weight)
         if weight is not None and self._counts:
-            self.num_batches_tracked.value = seen['batches']
+            self.num_batches_tracked.value = jnp.where(sound, seen['batches'], before)
 
     def _within(self, var: Any) -> Any:
         """A variance that is to be averaged over batches; None where theirs is that of all elements."""
@@ -440,7 +438,12 @@ class SplitBatchNorm(_BatchNorm):
         super().__init__(in_size, feature_axis, **options)
         self.aux = [BatchNorm(in_size, feature_axis, **options) for _ in range(self.num_splits - 1)]
 
+    @property
+    def _moving(self) -> list[Any]:
+        return [*super()._moving, *(state for layer in self.aux for state in layer._moving)]
+
     # scale and bias, and what else a batch norm takes, are handed on
+    @whole
     def update(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         x: ArrayLike,
@@ -478,16 +481,9 @@ class SplitBatchNorm(_BatchNorm):
             shared = value is None or jnp.ndim(value) < jnp.ndim(x) or jnp.shape(value)[0] == 1
             return value if shared else cast(Any, value)[part]
 
-        states = [state for layer in (self, *self.aux) for state in layer._running]
-        before = [state.value for state in states]
         results = []
-        try:
-            for i, apply in enumerate(updates):
-                part = slice(i * size, (i + 1) * size)
-                more = {name: of(part, value) for name, value in parameters.items()}
-                results.append(apply(x[part], of(part, mask), fit=fit, **more))
-        except Exception:  # of a later part: none has moved then
-            for state, value in zip(states, before, strict=True):
-                state.value = value
-            raise
+        for i, apply in enumerate(updates):
+            part = slice(i * size, (i + 1) * size)
+            more = {name: of(part, value) for name, value in parameters.items()}
+            results.append(apply(x[part], of(part, mask), fit=fit, **more))
         return jnp.concatenate(results)

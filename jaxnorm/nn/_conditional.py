@@ -170,6 +170,8 @@ class AdaRMSNorm(_Adaptive, RMSNorm, without=_GIVEN):  # pyright: ignore[reportI
         Whether there is a shift β as well.
     epsilon : float
         Added to the mean square, in the square of the unit of the input.
+    partial : float
+        The share of the features, from the first on, of which the mean square is taken.
 
     References
     ----------
@@ -355,6 +357,11 @@ class AdaIN(InstanceNorm, without=_GIVEN):
             )
         batch = 0 if not self.any_resolution and len(shape) == len(self._size) else 1
         axes = tuple(a for a in range(batch, len(shape)) if a != channel % len(shape))
+        if not axes:
+            raise ValueError(
+                f'AdaIN: style must have an axis beside batch and channels, of which moments are taken, got the shape '
+                f'{shape}; pass its mean and deviation as shift and scale.'
+            )
         over = {'axis_name': self.axis_name, 'axis_index_groups': self.axis_index_groups}
         moments = partial(F.moments, axis=axes, where=mask, keepdims=True, **over)
         mean, var = map(_units.number, moments(style))

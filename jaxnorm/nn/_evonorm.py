@@ -6,12 +6,12 @@ import brainstate
 import brainunit
 import jax.numpy as jnp
 
-from .. import _units
+from .. import _checks, _units
 from .. import functional as F
 from .._typing import Axes, Result, Size
 from ..functional import _batch
 from ._base import default
-from ._normalization import _groups, _SampleNorm, _Segmented
+from ._normalization import _SampleNorm, _Segmented
 from ._running import POOLING, _Running
 
 
@@ -74,7 +74,7 @@ class EvoNormB0(_Running):
             count, over = self._count(x, mask), self._over(mask)
             y, var = F.evonorm_b0_fit(x, **options | over)
             if self in POOLING:
-                self._accumulate(x, over)
+                self._join(_batch.accumulated, x, **over)
             else:
                 self._move(count, var=var)
         else:
@@ -86,10 +86,6 @@ class EvoNormB0(_Running):
         var = brainunit.math.zeros_like(self.running_var.value)
         mean = brainunit.math.sqrt(var)  # in the unit of the input
         return {'count': jnp.zeros_like(_units.number(mean)), 'mean': mean, 'offset': mean, 'var': var}
-
-    def _accumulate(self, x: Any, over: dict[str, Any]) -> None:
-        old, names = self._pooled(), ('count', 'mean', 'offset', 'var')
-        self._put(**dict(zip(names, _batch.accumulated(x, *(old[n] for n in names), **over), strict=True)))
 
     def _commit(self, seen: dict[str, Any], weight: Any = None) -> None:
         self._move(seen['count'], weight, var=seen['var'])
@@ -145,7 +141,7 @@ class EvoNormS0(_SampleNorm, _Segmented, without=['aliases', 'scale_offset']):
         aliases = {'num_channels': num_channels}
         super().__init__(in_size, feature_axis, epsilon=epsilon, aliases=aliases, param_type=param_type, **options)
         channels = self._size[self.feature_axes[0]]
-        self.num_groups, self.group_size = _groups('EvoNormS0', channels, num_groups, group_size)
+        self.num_groups, self.group_size = _checks.groups('EvoNormS0', channels, num_groups, group_size)
         self._learn(param_type, v=v_init)
 
     @property

@@ -1,7 +1,7 @@
 """Norms as modules: parameters, running statistics and phases round the kernels."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import brainstate
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from .. import _checks
 from .. import functional as F
 from .._typing import ArrayLike, Axes, AxisGroups, AxisName, Result, Size
+from ..functional._normalization import add_norm
 from ._base import Normalization, Picklable, default, described, trailing
 
 
@@ -117,7 +118,7 @@ class LayerNorm(_AxisNorm):
         super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, **options)
 
 
-class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
+class RMSNorm(_AxisNorm):
     """RMS normalization: each sample by the root of its mean square, without centring.
 
     Parameters
@@ -126,6 +127,8 @@ class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
         Added to the mean square, in the square of the unit of the input.
     partial : float
         The share of the features, from the first on, of which the mean square is taken: pRMSNorm.
+    use_bias : bool
+        Whether there is a bias; in the paper there is none.
 
     References
     ----------
@@ -150,9 +153,10 @@ class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
         partial: float = 1.0,
         reduction_axes: Axes = -1,
         feature_axes: Axes = -1,
+        use_bias: bool = False,
         **options: Any,
     ) -> None:
-        super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, use_bias=False, **options)
+        super().__init__(in_size, reduction_axes, feature_axes, epsilon=epsilon, use_bias=use_bias, **options)
         self.partial = _checks.number('RMSNorm', 'partial', partial, above=0, at_most=1)
 
     @property
@@ -160,8 +164,15 @@ class RMSNorm(_AxisNorm, without=['use_bias', 'bias_init']):
         return {**super()._options, 'partial': self.partial}
 
 
+#: No input has more: what is larger was meant for a number of channels.
+_MOST_AXES = 16
+
+
 class _ChannelNorm(Normalization):
     """What batch, group and instance norm share: parameters along the channels, the batch in front."""
+
+    #: None is any
+    num_spatial_dims: ClassVar[int | None] = None
 
     def __init__(
         self, in_size: Size | None, feature_axis: Axes, *, epsilon: float, aliases: dict[str, Any], **options: Any
@@ -169,13 +180,21 @@ class _ChannelNorm(Normalization):
         size = next((s for s in (in_size, *aliases.values()) if s is not None), 0)
         # a number of channels says nothing of the axes between it and the batch, so there the axis is the input's; a
         # shape of one axis, as brainstate has it, is the last one
-        self._axis = None
-        channels = not isinstance(size, Sequence)
-        if channels and isinstance(feature_axis, int):
-            self._axis, feature_axis = feature_axis + (feature_axis >= 0), 0
+        self._axis, channels = None, not isinstance(size, Sequence)
+        if channels:
+            self._axis, feature_axis = self._axis_of_input(feature_axis), 0
         super().__init__(in_size, feature_axis, aliases=aliases, **options)
-        self.any_resolution = channels or len(size) == 1
+        self.any_resolution = channels or len(cast(Any, size)) == 1
         self.epsilon = _checks.number(type(self).__name__, 'epsilon', epsilon, at_least=0)
+
+    def _axis_of_input(self, feature_axis: Any) -> int:
+        """The channel axis of an input, given as that of a sample whose rank is known only from `num_spatial_dims`."""
+        op, dims = type(self).__name__, self.num_spatial_dims
+        if dims is not None:  # from the end, for a sample may come without its batch
+            return _checks.one_axis(op, 'feature_axis', feature_axis, dims + 1) - (dims + 1)
+        (axis,) = feature_axis if isinstance(feature_axis, Sequence) and len(feature_axis) == 1 else (feature_axis,)
+        axis = _checks.integer(op, 'feature_axis', axis, at_least=-_MOST_AXES, at_most=_MOST_AXES)
+        return axis + (axis >= 0)
 
     @property
     def _channel_axis(self) -> int:
@@ -191,7 +210,10 @@ class _ChannelNorm(Normalization):
         self._check_shape(x)
         if self.any_resolution or jnp.ndim(x) != len(self._size):
             return False, [x, *masks]
-        return True, [x[None], *(None if m is None else jnp.broadcast_to(m, jnp.shape(x))[None] for m in masks)]
+        op, shape = type(self).__name__, jnp.shape(x)
+        mask, *ids = masks
+        masks = _checks.mask(op, 'mask', mask, shape), *(_checks.segment_ids(op, i, shape) for i in ids)
+        return True, [x[None], *(None if m is None else m[None] for m in masks)]
 
 
 class _SampleNorm(_ChannelNorm):
@@ -245,21 +267,6 @@ class _CastingNorm(_SampleNorm, _Casting):
         self.cast = _checks.one_of(type(self).__name__, 'cast', cast, ('after', 'before'))
 
 
-def _groups(op: str, channels: int, num_groups: int | None, group_size: int | None) -> tuple[int, int]:
-    """The number of groups and the channels of each, one of which is given."""
-    if (num_groups is None) == (group_size is None):
-        raise ValueError(
-            f'{op}: num_groups or group_size must be given, got {num_groups} and {group_size}; '
-            'pass num_groups=None beside a group_size.'
-        )
-    argument, value = ('num_groups', num_groups) if group_size is None else ('group_size', group_size)
-    n = _checks.integer(op, argument, value)
-    if channels % n:
-        divisors = [d for d in range(1, channels + 1) if channels % d == 0]
-        raise ValueError(f'{op}: {argument} must divide the {channels} channels, got {n}; choose one of {divisors}.')
-    return (n, channels // n) if group_size is None else (channels // n, n)
-
-
 class GroupNorm(_CastingNorm, without=['aliases']):
     """Group normalization: each sample by the mean and variance of groups of its channels.
 
@@ -304,10 +311,14 @@ class GroupNorm(_CastingNorm, without=['aliases']):
         num_channels: Size | None = None,
         **options: Any,
     ) -> None:
+        if _checks.is_int(feature_axis) and cast(int, feature_axis) > _MOST_AXES:
+            raise ValueError(
+                f'GroupNorm: feature_axis must be the axis of the channels, got {feature_axis}; '
+                f"name what comes in PyTorch's order: num_groups={in_size}, num_channels={feature_axis}."
+            )
         super().__init__(in_size, feature_axis, epsilon=epsilon, aliases={'num_channels': num_channels}, **options)
-        self.num_groups, self.group_size = _groups(
-            'GroupNorm', self._size[self.feature_axes[0]], num_groups, group_size
-        )
+        channels = self._size[self.feature_axes[0]]
+        self.num_groups, self.group_size = _checks.groups('GroupNorm', channels, num_groups, group_size)
         self.reduction_axes = reduction_axes
 
     @property
@@ -360,7 +371,7 @@ class AddNorm(Picklable, brainstate.nn.Module):
     TypeError
         If `norm` is no module.
     ValueError
-        At the call, if the two inputs differ in shape or dtype.
+        At the call, if the two inputs differ in shape, dtype or kind of unit.
 
     References
     ----------
@@ -386,13 +397,8 @@ class AddNorm(Picklable, brainstate.nn.Module):
 
     def update(self, x: ArrayLike, residual: ArrayLike, mask: ArrayLike | None = None, **options: Any) -> Any:
         """(norm of the sum, sum) of `x` and `residual`; `options` are those of the norm's call."""
-        if jnp.shape(x) != jnp.shape(residual) or jnp.result_type(x) != jnp.result_type(residual):
-            raise ValueError(
-                f'AddNorm: residual must have the shape and dtype of x, {_checks.describe(x)}, '
-                f'got {_checks.describe(residual)}; broadcast or convert it first.'
-            )
-        total = x + residual  # of it the norm keeps nothing but itself, and it is a result anyhow
-        return self.norm(total, mask, **options), total
+        total = add_norm(x, residual)  # of it the norm keeps nothing but itself, and it is a result anyhow
+        return self.norm(total, **options if mask is None else {**options, 'mask': mask}), total
 
 
 described(AddNorm, Normalization.__doc__)

@@ -1,9 +1,9 @@
 """Reparametrizations as wrappers of any brainstate layer: its weight is made anew at each call."""
 
 import copy
-import functools
 import inspect
 import threading
+from collections.abc import Sequence
 from typing import Any, cast
 
 import brainstate
@@ -120,8 +120,14 @@ class Reparametrization(Picklable, brainstate.nn.Module):
         return None if name == '_place' else cast(Any, super()).__pretty_repr_item__(name, value)
 
 
-def _inside(layer: Any, modules: tuple[str, ...]) -> Any:
-    return functools.reduce(getattr, modules, layer)
+def _inside(layer: Any, names: Sequence[str]) -> Any:
+    """What lies under the names in a layer: attributes, places in a list, keys of a dict; None where there is none."""
+    for name in names:
+        if isinstance(layer, list | tuple):
+            layer = layer[int(name)] if name.isdecimal() and int(name) < len(layer) else None
+        else:
+            layer = layer.get(name) if isinstance(layer, dict) else getattr(layer, name, None)
+    return layer
 
 
 def _place(op: str, layer: Any, path: str) -> tuple[tuple[str, ...], str, str | None]:
@@ -132,22 +138,20 @@ def _place(op: str, layer: Any, path: str) -> tuple[tuple[str, ...], str, str | 
         )
     found, names = layer, str(path).split('.')
     for depth, attribute in enumerate(names):
-        found, rest = getattr(found, attribute, None), names[depth + 1 :]
-        if isinstance(found, brainstate.State):
+        owner, found, rest = found, _inside(found, [attribute]), names[depth + 1 :]
+        if isinstance(found, brainstate.State) and isinstance(owner, brainstate.nn.Module):
             named = isinstance(found.value, dict)
             entry = '.'.join(rest or ['weight']) if named else None
             if entry in found.value if named else not rest:
                 return tuple(names[:depth]), attribute, entry
-        if not isinstance(found, brainstate.nn.Module):
+        if not isinstance(found, brainstate.nn.Module | list | tuple | dict):
             break
     paths = []
     for names, state in cast(Any, layer).states(brainstate.ParamState).items():
         entries = [(n,) for n in state.value] if isinstance(state.value, dict) else [()]
         paths += ['.'.join(map(str, (*names, *e))) for e in entries]
-    raise ValueError(
-        f'{op}: weight_name must name a weight of {type(layer).__name__}, got {path!r}; '
-        f'choose from {", ".join(map(repr, paths)) or "a layer that has one"}.'
-    )
+    fix = f'choose from {", ".join(map(repr, paths))}' if paths else 'it has none: wrap a layer that has'
+    raise ValueError(f'{op}: weight_name must name a weight of {type(layer).__name__}, got {path!r}; {fix}.')
 
 
 class WeightNorm(Reparametrization):

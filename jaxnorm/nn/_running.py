@@ -1,8 +1,9 @@
 """What layers have in common that keep running statistics, and those of them that are no batch norms."""
 
+import functools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import brainstate
@@ -33,6 +34,23 @@ POOLING: weakref.WeakKeyDictionary[Any, Pooling] = weakref.WeakKeyDictionary()
 _USED: weakref.WeakKeyDictionary[Any, dict[int, brainstate.State]] = weakref.WeakKeyDictionary()
 
 
+def whole(update: Callable[..., Any]) -> Callable[..., Any]:
+    """A call that moves all statistics or none: what raises, however late, leaves them as they were."""
+
+    @functools.wraps(update)
+    def restoring(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # the values behind `value`: what is not used is no input of a function that is traced
+        before = [(state, state._value) for state in self._moving]
+        try:
+            return update(self, *args, **kwargs)
+        except Exception:
+            for state, value in before:
+                state._value = value
+            raise
+
+    return restoring
+
+
 class Running:
     """A layer with statistics that move while fitting: what `freeze`, `accumulate_statistics` and the like need of it.
 
@@ -42,6 +60,8 @@ class Running:
     frozen: bool
     #: the states whose values have a unit, and in which power of the input's
     _powers: ClassVar[dict[str, int]] = {}
+    #: what is pooled of batches, in the order in which a kernel takes and returns it
+    _pooling: ClassVar[tuple[str, ...]] = ('count', 'mean', 'offset', 'var')
     #: whether the statistics are those of data, which `recalibrate` can set
     _of_data: ClassVar[bool] = True
 
@@ -49,6 +69,12 @@ class Running:
     def _running(self) -> tuple[brainstate.State, ...]:
         """The states that move."""
         raise NotImplementedError
+
+    @property
+    def _moving(self) -> list[Any]:
+        """All states that a call may change."""
+        own = [v for n, v in vars(self).items() if n.startswith(('running_', 'num_batches_')) and v is not None]
+        return own + ([POOLING[self].state] if self in POOLING else [])
 
     def _nothing(self) -> dict[str, Any]:
         """What is pooled of no batches."""
@@ -70,6 +96,17 @@ class Running:
         if fit is None and not self.frozen and self._of_data and pooling is not None and pooling.kind == 'recalibrate':
             return True
         return phase(type(self).__name__, fit, self.frozen)
+
+    def _measured(self, x: Any) -> None:
+        """Refuse an input in another unit than that of the statistics."""
+        unit = _units.unit_of(x)
+        for name, power in self._powers.items():
+            own = _units.unit_of(getattr(self, name).value)
+            if own is not None and (unit is None or not (unit**power).has_same_dim(own)):
+                raise TypeError(
+                    f'{type(self).__name__}: x must have the unit of the running statistics, of which {name} is in '
+                    f'{own}, got {"a plain array" if unit is None else unit}; convert x, or begin with a new layer.'
+                )
 
     def _settle(self, x: Any) -> None:
         """Give the statistics the unit of what they are of, with the first batch that has one."""
@@ -118,6 +155,12 @@ class Running:
         """What was pooled."""
         return POOLING[self].state.value
 
+    def _join(self, accumulated: Callable[..., tuple[Any, ...]], x: Any, **options: Any) -> None:
+        """Put one more batch to what was pooled."""
+        old = self._pooled()
+        new = accumulated(x, *(old[name] for name in self._pooling), **options)
+        self._put(**dict(zip(self._pooling, new, strict=True)))
+
     def _unpool(self) -> None:
         """End it, and keep nothing that may belong to a trace."""
         pooling = POOLING.pop(self, None)
@@ -125,13 +168,14 @@ class Running:
             pooling.state.value = None
 
 
-def refuse_one_value(op: str, x: Any, axis: Sequence[int], count: Any) -> None:
+def refuse_one_value(op: str, x: Any, axis: Sequence[int], count: Any, evaluates: bool = True) -> None:
     """Refuse one value a channel as far as it is known before the arrays are.
 
     A mask may be traced: then such a channel is normalized to zeros, and the running statistics stay as they were.
     """
     if not isinstance(count, jax.core.Tracer):
-        _checks.several(op, 1 if (np.asarray(count) == 1).any() else 0, jnp.shape(x), axis, 'fit=False')
+        fix = 'fit=False' if evaluates else 'a norm of single samples'
+        _checks.several(op, 1 if (np.asarray(count) == 1).any() else 0, jnp.shape(x), axis, fix)
 
 
 #: What the docstrings of such layers need not say.
@@ -180,6 +224,7 @@ class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
         for name, value in statistics.items():
             setattr(self, f'running_{name}', mean_type(value.astype(wide)))
 
+    @whole
     def update(
         self,
         x: ArrayLike,
@@ -194,6 +239,7 @@ class _Running(Running, _SampleNorm, without=['aliases', 'scale_offset']):
         `scale` and `bias` are those of the call, where the layer has none of its own.
         """
         fits = self._fits(fit)
+        self._measured(x)
         if fits:
             self._settle(x)
         return self._compute(fits, x, mask, self._told(scale, bias))

@@ -398,8 +398,8 @@ def fold(layer: T, batch_norm: Any) -> T:
     TypeError
         For other layers: standardized or signed weights would undo the scaling.
     ValueError
-        For a batch norm without running statistics, of other channels than those of the layer, or with an activation,
-        and for running statistics with a unit.
+        For a batch norm without running statistics, of other channels than those of the layer, or with an
+        activation or a dtype, and for running statistics with a unit.
 
     Notes
     -----
@@ -438,6 +438,11 @@ def fold(layer: T, batch_norm: Any) -> T:
     if batch_norm.activation is not None:
         raise ValueError(
             f'{op}: batch_norm must have no activation, got one; apply it to the output of the folded layer.'
+        )
+    if batch_norm.dtype is not None:
+        raise ValueError(
+            f'{op}: batch_norm must have no dtype of its own, got {batch_norm.dtype}; convert the output of the folded '
+            'layer.'
         )
     linear = cast(Any, layer)  # brainstate hides the attributes from checkers
     rank = len(linear.out_size) + 1

@@ -11,7 +11,6 @@ from .. import functional as F
 from .._typing import Axes, Result, Size
 from ..functional import _whitening
 from ._base import default
-from ._normalization import _groups
 from ._running import POOLING, _Running
 
 
@@ -54,6 +53,7 @@ class IterNorm(_Running):
     """
 
     _powers: ClassVar[dict[str, int]] = {'running_mean': 1, 'running_whitening': -1}
+    _pooling: ClassVar[tuple[str, ...]] = ('count', 'mean', 'offset', 'covariance')
     running_mean: brainstate.State
     running_whitening: brainstate.State
 
@@ -71,7 +71,7 @@ class IterNorm(_Running):
     ) -> None:
         super().__init__(in_size, feature_axis, epsilon=epsilon, **options)
         channels = self._size[self.feature_axes[0]]
-        self.num_groups, self.group_size = _groups('IterNorm', channels, num_groups, group_size)
+        self.num_groups, self.group_size = _checks.groups('IterNorm', channels, num_groups, group_size)
         self.num_iterations = _checks.integer('IterNorm', 'num_iterations', num_iterations)
         matrices = jnp.broadcast_to(jnp.eye(self.group_size), (self.num_groups, self.group_size, self.group_size))
         self._keep(mean_type, mean=jnp.zeros(channels), whitening=matrices)
@@ -92,9 +92,7 @@ class IterNorm(_Running):
             **options | over,
         )
         if self in POOLING:
-            old, names = self._pooled(), ('count', 'mean', 'offset', 'covariance')
-            new = _whitening.accumulated(x, *(old[n] for n in names), **over)
-            self._put(**dict(zip(names, new, strict=True)))
+            self._join(_whitening.accumulated, x, **over)
         else:
             self._move(count, mean=mean, whitening=whitening)
         return self._result(y, mask)
