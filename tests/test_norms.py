@@ -135,6 +135,37 @@ def test_narrow_dtypes_round_once(case, dtype):
 
 
 @pytest.mark.parametrize(
+    ('call', 'shape'),
+    [
+        (F.layer_norm, (500, 2)),
+        (F.layer_norm, (500, 3)),
+        (lambda x: F.rms_norm(x, jnp.asarray([2.0, 0.5], x.dtype)), (500, 2)),
+        (lambda x: F.batch_norm_fit(x)[0], (2, 500)),
+        (lambda x: F.instance_norm(x, where=jnp.arange(7)[:, None] != 2), (50, 7, 9)),
+        (F.unit_norm, (500, 2)),
+    ],
+    ids=['layer_norm of two', 'layer_norm of three', 'rms_norm', 'batch_norm', 'instance_norm', 'unit_norm'],
+)
+def test_gradients_of_short_rows(call, shape, x64):
+    """Of which next to nothing is left: of two elements, what epsilon leaves of 1 - 1."""
+    both = jax.jit(lambda g, x: (lambda y, pull: (y, pull(g)[0]))(*jax.vjp(call, x)))
+    for mean, seed in itertools.product((1e0, 1e2, 1e4, 1e6), range(4)):
+        g = np.random.default_rng(1000 + seed).normal(size=shape)
+        x = np.random.default_rng(seed).normal(mean, 1, shape)
+        arrays = jnp.asarray(g, jnp.float32), jnp.asarray(x, jnp.float32)
+        got, exact = both(*arrays), both(*(a.astype(jnp.float64) for a in arrays))
+        assert all(error(a, e) <= 2e-7 for a, e in zip(got, exact, strict=True)), (mean, seed)
+
+
+def test_a_row_of_two_is_what_epsilon_leaves():
+    """h is 1 and -1 but for d = epsilon / (2 var), so that the slope is g / std, times 1 - h**2 = 2 d."""
+    x, g = jnp.asarray([0.3, -1.1]), jnp.asarray([0.7, -0.2])
+    std = (0.3 + 1.1) / 2
+    wanted = 1e-6 / (std**2 + 1e-6) * (0.7 + 0.2) / 2 / (std**2 + 1e-6) ** 0.5
+    np.testing.assert_allclose(jax.vjp(F.layer_norm, x)[1](g)[0], [wanted, -wanted], 5e-7)
+
+
+@pytest.mark.parametrize(
     ('case', 'masked'),
     [
         pytest.param(
@@ -148,9 +179,9 @@ def test_narrow_dtypes_round_once(case, dtype):
     ],
 )
 def test_derivatives_of_every_kind(case, masked, x64):
-    arguments = inputs(0.5, 'float64', (2, 3, 8))
+    arguments = inputs(0.5, 'float64', (2, 5, 8))
     assert arguments[0].dtype == jnp.float64
-    mask = jnp.asarray(np.random.default_rng(0).random((2, 3, 8)) > 0.25) if masked else None
+    mask = jnp.asarray(np.random.default_rng(0).random((2, 5, 8)) > 0.25) if masked else None
     transforms.check(
         lambda *a: jnp.sin(case.call(*a, mask)).sum(),
         lambda *a: jnp.sin(definition(case, mask)(*a)).sum(),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -13,11 +13,12 @@ from jax.custom_derivatives import SymbolicZero
 from .. import _checks
 from .._typing import Activation, Array, ArrayLike, Axes, AxisGroups, AxisName
 from . import _moments
+from ._elementary import exact_product, number
 from ._get import get
 from ._kernel import computed_once, kernel
 from ._linear import linear
 from ._moments import Pool, SegmentPool, wide
-from ._products import inverse_root, power_of_two
+from ._products import Pair, add, divided, inverse_root, minus, multiplied, power_of_two, rounded, single
 
 # ---------------------------------------------------------------------------------------------------------------
 # The one norm. x, scale, bias and where have the same rank; scale and bias have the same shape.
@@ -154,6 +155,73 @@ class _Rule:
     def centred(self, x: Array, shift: Array, where: Array | None) -> Array:
         return _moments.centre(wide(x, where), shift, where) if self.spec.centred else wide(x, where)
 
+    def short(self, x: Array) -> bool:
+        """Whether a row is so short that next to nothing may be left of its gradient: of two, what epsilon leaves."""
+        return 1 < self.spec.pool.range(x)[1] < _SHORT
+
+
+#: Rows of fewer elements have their gradient in pairs of floats.
+_SHORT = 8
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _remains(
+    rule: _Rule, x: Array, shift: Array, rstd: Array, where: Array | None, t: Array, scale: Array | None
+) -> Array:
+    """rstd (t - mean t - h mean(h t)) of t times the scale, whatever cancels: element by element of the rows."""
+    spec, axes = rule.spec, rule.spec.pool.axes
+    front = tuple(range(len(axes)))
+
+    def elements(a: Array) -> list[Array]:
+        moved = jnp.moveaxis(jnp.broadcast_to(a, x.shape), axes, front)
+        return list(moved.reshape(math.prod(moved.shape[: len(axes)]), *moved.shape[len(axes) :]))
+
+    def total(parts: list[Pair]) -> Pair:
+        return reduce(add, parts)
+
+    def shown(parts: list[Pair]) -> list[Pair]:
+        if where is None:
+            return parts
+        return [Pair(*(jnp.where(w, a, 0) for a in p)) for p, w in zip(parts, elements(where), strict=True)]
+
+    def centred(parts: list[Pair]) -> list[Pair]:
+        if not spec.centred:
+            return parts
+        mean = divided(total(parts), count)
+        return shown([minus(p, mean) for p in parts])
+
+    size = jnp.maximum(jnp.asarray(spec.count(spec.pool, x, where), rstd.dtype), 1)
+    inverse, count = elements(rstd)[0], single(elements(size)[0])
+    d = centred(shown([rounded(v, -m) for v, m in zip(elements(wide(x, where)), elements(shift), strict=True)]))
+    left = list(map(single, elements(t)))
+    if scale is not None:
+        left = [Pair(*exact_product(p.head, s)) for p, s in zip(left, elements(scale), strict=True)]
+    left, h = centred(shown(left)), [multiplied(p, single(inverse)) for p in d]
+    power = total([multiplied(p, p) for p in h])
+    if not spec.length:
+        least = Pair(*(jnp.full_like(inverse, part) for part in number(spec.epsilon, rstd.dtype)))
+        power = add(power, multiplied(multiplied(multiplied(single(inverse), single(inverse)), least), count))
+    some = power.head > 0
+    along = divided(total(list(map(multiplied, h, left))), Pair(jnp.where(some, power.head, 1), power.tail))
+    along = Pair(*computed_once(*(spec.projected(jnp.where(some, part, 0), inverse) for part in along)))
+    result = jnp.stack([sum(minus(p, multiplied(q, along))) * inverse for p, q in zip(left, h, strict=True)])
+    moved = [x.shape[a] for a in (*axes, *(a for a in range(x.ndim) if a not in axes))]
+    return jnp.moveaxis(result.reshape(moved), front, axes)
+
+
+@_remains.defjvp
+def _remains_jvp(rule: _Rule, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    def plain(x: Array, shift: Array, rstd: Array, where: Array | None, t: Array, scale: Array | None) -> Array:
+        spec, pool = rule.spec, rule.spec.pool
+        share = _moments.reciprocal(spec.count(pool, x, where))
+        d, t = rule.centred(x, shift, where), t if scale is None else t * scale
+        if spec.centred:
+            d, t = (_moments.centre(a, pool.total(a) * share, where) for a in (d, t))
+        h = d * rstd
+        return rstd * (t - h * spec.projected(pool.total(h * t) * share, rstd))
+
+    return cast(Array, _remains(rule, *primals)), jax.jvp(plain, primals, tangents)[1]
+
 
 @dataclass(frozen=True)
 class _Tangent:
@@ -173,12 +241,16 @@ class _Tangent:
         dy = jnp.zeros_like(d)
         dmean = dvar = jnp.zeros_like(rstd)
         if dx is not None:
-            t = wide(dx, where)
+            t = whole = wide(dx, where)
             if centred:
                 dmean = pool.total(t) * share
                 t = t - dmean
             dvar = 2 * pool.total(d * t) * share
-            dy = _affine(rstd * (t - h * spec.projected(rstd * dvar / 2, rstd)), scale, None)
+            if self.rule.short(x):
+                dy = _remains(self.rule, x, shift, rstd, where, whole, None)
+            else:
+                dy = rstd * (t - h * spec.projected(rstd * dvar / 2, rstd))
+            dy = _affine(dy, scale, None)
         if dscale is not None:
             dy = dy + h * dscale
         if dbias is not None:
@@ -229,6 +301,8 @@ class _Cotangent:
                 dx = (gs - mean_gs * share) * rstd - ((d - offset) * rstd) * q
                 dscale = _moments.contract(p_sum, rstd, outer) - _moments.contract(g_sum, rstd * offset, outer)
             dbias = _moments.contract(g_sum, None, outer)
+            if self.rule.short(x):
+                dx = _remains(self.rule, x, shift, rstd, where, g, scale)
         if gmean is not None and centred:
             dx = dx + gmean * share
         if gvar is not None:

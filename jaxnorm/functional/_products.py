@@ -45,6 +45,17 @@ def add(a: Pair, b: Pair) -> Pair:
     return rounded(total.head, total.tail + (a.tail + b.tail))
 
 
+def minus(a: Pair, b: Pair) -> Pair:
+    """The difference of two pairs."""
+    return add(a, Pair(-b.head, -b.tail))
+
+
+def multiplied(a: Pair, b: Pair) -> Pair:
+    """The product of two pairs, not to be differentiated."""
+    whole, part = exact_product(a.head, b.head)
+    return rounded(whole, part + (a.head * b.tail + a.tail * b.head))
+
+
 def power_of_two(x: Array, bits: int = 0) -> Array:
     """The power of two next above each number, less so many bits: what an array is scaled with without a rounding."""
     form = jnp.finfo(x.dtype)
@@ -80,9 +91,9 @@ def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 def divided(x: Pair, by: Pair) -> Pair:
-    """The quotient, to one and a half times the digits."""
+    """The quotient, to twice the digits."""
     head = x.head / by.head
-    whole, part = product(jax.lax.stop_gradient(head), jax.lax.stop_gradient(by.head))
+    whole, part = exact_product(jax.lax.stop_gradient(head), jax.lax.stop_gradient(by.head))
     return Pair(head, jax.lax.stop_gradient((((x.head - whole) - part) + (x.tail - head * by.tail)) / by.head))
 
 
