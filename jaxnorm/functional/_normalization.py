@@ -559,8 +559,8 @@ scale_offset : float
 cast : {'after', 'before'}
     Whether the result is rounded to the dtype of `x` after scale and bias come in, or before, as in Llama.
 activation : callable or str, optional
-    What follows the norm, a function of the result or its name; nothing more is saved for the backward pass. What is
-    masked out is 0 when it comes to it.
+    What follows the norm: a function of the result in the dtype of `x`, or its name. Beside a few numbers a row nothing
+    more is saved for the backward pass. What is masked out is 0 when it comes to it.
 
 Returns
 -------

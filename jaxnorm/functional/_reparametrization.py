@@ -243,7 +243,8 @@ def spectral_norm(
     Notes
     -----
     Arithmetic is in at least float32. `u` and `v` are constants of the derivative, which is exact once they are
-    singular vectors: the derivative of a largest singular value is :math:`u v^\top`. A weight of zeros gives zeros
+    singular vectors: the derivative of a largest singular value is :math:`u v^\top`; a second derivative leaves out how
+    they turn. A weight of zeros gives zeros
     and finite gradients; weights of size 1e17 or 1e-17 are those of size 1. The backward pass keeps `w`, two vectors
     and a few numbers. Two calls, the second with ``n_steps=0`` and the `u` of the first, give the same result.
 

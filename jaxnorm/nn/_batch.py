@@ -58,7 +58,9 @@ ValueError, TypeError
 
 Notes
 -----
-With `momentum` None or `debias` there is a further state, ``num_batches_tracked``.
+With `momentum` None or `debias` there is a further state, ``num_batches_tracked``. Running averages are as exact as
+float32 is, not more: from a mean/std of some 1e4 on, what is evaluated by them is off by hundredths of a standard
+deviation and more, the less the larger the share of a batch.
 
 References
 ----------

@@ -123,6 +123,7 @@ class AdaLayerNorm(_Adaptive, LayerNorm, without=_GIVEN):  # pyright: ignore[rep
     The call takes the input and the condition, whose axes are the first ones of the input, then its features: one
     condition a sample, or one a position. With `gate` it returns a gate α(c) as well, by which the block that follows
     is multiplied before it is added to its input. Zeros at first, it makes the whole block the identity (AdaLN-Zero).
+    The linear map gives the scale first, then shift and gate; in checkpoints of DiT the shift comes before the scale.
 
     References
     ----------
