@@ -141,8 +141,10 @@ def test_narrow_dtypes_round_once(case, dtype):
         (F.layer_norm, (500, 3)),
         (lambda x: F.rms_norm(x, jnp.asarray([2.0, 0.5], x.dtype)), (500, 2)),
         (lambda x: F.batch_norm_fit(x)[0], (2, 500)),
-        (lambda x: F.instance_norm(x, where=jnp.arange(7)[:, None] != 2), (50, 7, 9)),
-        (F.unit_norm, (500, 2)),
+        pytest.param(
+            lambda x: F.instance_norm(x, where=jnp.arange(7)[:, None] != 2), (50, 7, 9), marks=pytest.mark.slow
+        ),
+        pytest.param(F.unit_norm, (500, 2), marks=pytest.mark.slow),
     ],
     ids=['layer_norm of two', 'layer_norm of three', 'rms_norm', 'batch_norm', 'instance_norm', 'unit_norm'],
 )
@@ -332,7 +334,7 @@ def test_of_nothing_there_are_gradients(shape):
         assert (dscale == 0).all()
 
 
-@pytest.mark.parametrize('dtype', ['bfloat16', 'float8_e4m3fn'])
+@pytest.mark.parametrize('dtype', ['bfloat16', pytest.param('float8_e4m3fn', marks=pytest.mark.slow)])
 def test_all_arguments_may_be_narrow(dtype):
     x, s = jnp.arange(32.0).reshape(8, 4).astype(dtype), jnp.ones(4, dtype)
     kernels = {
