@@ -107,7 +107,7 @@ def test_value_and_gradients_at_any_mean(name, x64):
 @pytest.mark.slow
 @other
 def test_derivatives_of_every_kind(name, x64):
-    x, s, b, m, v = inputs(0.5, 'float64', (4, 2, 2)) if name != 'ghost' else inputs(0.5, 'float64', (8, 1, 2))
+    x, s, b, m, v = inputs(0.5, 'float64', (4, 2, 2)) if name != 'ghost' else inputs(0.5, 'float64', (8, 2, 2))
     transforms.check(
         lambda *a: jnp.sin(CASES[name][0](*a, m, v)).sum(),
         lambda *a: jnp.sin(definition(name, m, v)(*a)).sum(),

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).with_name('on_devices.py')
 SECONDS = 150
 
@@ -37,6 +39,7 @@ def free_port():
         return s.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_eight_devices():
     (out,) = finish(start('eight', devices=8))
     assert out.count(': right') == 24, out

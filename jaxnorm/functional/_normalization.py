@@ -18,7 +18,18 @@ from ._get import get
 from ._kernel import computed_once, kernel
 from ._linear import linear
 from ._moments import Pool, SegmentPool, wide
-from ._products import Pair, add, divided, inverse_root, minus, multiplied, power_of_two, rounded, single
+from ._products import (
+    Pair,
+    add,
+    divided,
+    inverse_root,
+    inverse_root_rest,
+    minus,
+    multiplied,
+    power_of_two,
+    rounded,
+    single,
+)
 
 # ---------------------------------------------------------------------------------------------------------------
 # The one norm. x, scale, bias and where have the same rank; scale and bias have the same shape.
@@ -55,6 +66,14 @@ def _rstd(spec: _Spec, var: Array, lift: Array | None) -> Array:
         return inverse_root(var + spec.epsilon)
     rstd = inverse_root(var) * lift
     return rstd if math.isinf(spec.limit) else jnp.where((var == 0) | (rstd > spec.limit), spec.limit, rstd)
+
+
+def _rest(spec: _Spec, var: Array, rstd: Array, lift: Array | None) -> Array:
+    """What the reciprocal root is short of, so that the result is rounded once less."""
+    if lift is None:
+        return inverse_root_rest(rounded(var, jnp.full_like(var, spec.epsilon)), rstd)
+    rest = inverse_root_rest(single(var), rstd / lift) * lift
+    return rest if math.isinf(spec.limit) else jnp.where(rstd < spec.limit, rest, 0)
 
 
 def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
@@ -99,9 +118,10 @@ def _plain(
         found = _moments.compute(sample, pool, mask, count)
     else:
         found = _moments.mean_square(sample if lift is None else sample * lift, pool, count)
-    (rstd,) = computed_once(_rstd(spec, found.var, lift))
+    rstd = _rstd(spec, found.var, lift)
+    rstd, rest = computed_once(rstd, _rest(spec, found.var, rstd, lift))
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
-    y = _once(_affine(d * rstd, scale, bias), values)
+    y = _once(_affine(d * rstd + d * rest, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)
     return _Norm(y.astype(x.dtype), *found.reported(count), found.shift, rstd)
 
@@ -197,14 +217,18 @@ def _remains(
     if scale is not None:
         left = [Pair(*exact_product(p.head, s)) for p, s in zip(left, elements(scale), strict=True)]
     left, h = centred(shown(left)), [multiplied(p, single(inverse)) for p in d]
-    power = total([multiplied(p, p) for p in h])
+    power, rest = total([multiplied(p, p) for p in h]), jnp.zeros_like(inverse)
     if not spec.length:
         least = Pair(*(jnp.full_like(inverse, part) for part in number(spec.epsilon, rstd.dtype)))
         power = add(power, multiplied(multiplied(multiplied(single(inverse), single(inverse)), least), count))
+        # what the mean of h**2 + epsilon rstd**2 tells of rstd: it is 1 but for roundings
+        rest = inverse * (0.5 * ((count.head - power.head) - power.tail) / count.head)
+        rest = jnp.where(power.head > 0, rest, 0)
     some = power.head > 0
     along = divided(total(list(map(multiplied, h, left))), Pair(jnp.where(some, power.head, 1), power.tail))
     along = Pair(*computed_once(*(spec.projected(jnp.where(some, part, 0), inverse) for part in along)))
-    result = jnp.stack([sum(minus(p, multiplied(q, along))) * inverse for p, q in zip(left, h, strict=True)])
+    result = [sum(minus(p, multiplied(q, along))) for p, q in zip(left, h, strict=True)]
+    result = jnp.stack([r * inverse + r * rest for r in result])
     moved = [x.shape[a] for a in (*axes, *(a for a in range(x.ndim) if a not in axes))]
     return jnp.moveaxis(result.reshape(moved), front, axes)
 
