@@ -23,7 +23,6 @@ from ._products import (
     add,
     divided,
     inverse_root,
-    inverse_root_rest,
     minus,
     multiplied,
     power_of_two,
@@ -68,14 +67,6 @@ def _rstd(spec: _Spec, var: Array, lift: Array | None) -> Array:
     return rstd if math.isinf(spec.limit) else jnp.where((var == 0) | (rstd > spec.limit), spec.limit, rstd)
 
 
-def _rest(spec: _Spec, var: Array, rstd: Array, lift: Array | None) -> Array:
-    """What the reciprocal root is short of, so that the result is rounded once less."""
-    if lift is None:
-        return inverse_root_rest(rounded(var, jnp.full_like(var, spec.epsilon)), rstd)
-    rest = inverse_root_rest(single(var), rstd / lift) * lift
-    return rest if math.isinf(spec.limit) else jnp.where(rstd < spec.limit, rest, 0)
-
-
 def _affine(h: Array, scale: Array | None, bias: Array | None) -> Array:
     h = h if scale is None else h * scale
     return h if bias is None else h + bias
@@ -118,10 +109,9 @@ def _plain(
         found = _moments.compute(sample, pool, mask, count)
     else:
         found = _moments.mean_square(sample if lift is None else sample * lift, pool, count)
-    rstd = _rstd(spec, found.var, lift)
-    rstd, rest = computed_once(rstd, _rest(spec, found.var, rstd, lift))
+    (rstd,) = computed_once(_rstd(spec, found.var, lift))
     d = _moments.centre(values, found.shift, where) - found.offset if spec.centred else values
-    y = _once(_affine(d * rstd + d * rest, scale, bias), values)
+    y = _once(_affine(d * rstd, scale, bias), values)
     y = y if where is None else jnp.where(where, y, 0)
     return _Norm(y.astype(x.dtype), *found.reported(count), found.shift, rstd)
 

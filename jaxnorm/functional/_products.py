@@ -70,16 +70,11 @@ def _parted(x: Pair, axes: tuple[int, ...], bits: int) -> tuple[Array, Array]:
     return head, (x.head - head) + x.tail
 
 
-def _lift(x: Array) -> Array:
-    """What a small number is multiplied with, twice, so that what is left of it is not subnormal."""
-    return jnp.where(x < 2.0**-50, 2.0**32, jnp.ones((), x.dtype))
-
-
 @jax.custom_jvp
 def inverse_root(x: Array) -> Array:
     """1 / sqrt(x), rounded once, as its derivative nearly is; 0 where `x` is 0 or infinite, nan below 0."""
     plain = (x > 0) & (x < jnp.inf)
-    lift = _lift(x)
+    lift = jnp.where(x < 2.0**-50, 2.0**32, jnp.ones((), x.dtype))  # else what is left of a small x is subnormal
     positive = jnp.where(plain, x * lift * lift, 1)
     y = 1 / jnp.sqrt(positive)
     root, low = product(positive, y)
@@ -93,17 +88,6 @@ def _inverse_root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
     (x,), (dx,) = primals, tangents
     y = cast(Array, inverse_root(x))
     return y, -0.5 * dx * y / jnp.where(x > 0, x, 1)  # in this order nothing over- or underflows
-
-
-def inverse_root_rest(x: Pair, y: Array) -> Array:
-    """What `y`, the rounded inverse root, is short of; constant for derivatives, and 0 where `y` is no number's."""
-    x, y = jax.lax.stop_gradient((x, y))
-    lift = _lift(x.head)
-    x, y = Pair(*(part * lift * lift for part in x)), y / lift
-    root, low = exact_product(x.head, y)
-    one, rest = exact_product(root, y)
-    rest = 0.5 * y * (((1 - one) - rest) - (low + x.tail * y) * y)
-    return jnp.where(jnp.isfinite(rest) & (y > 0), rest * lift, 0)
 
 
 def divided(x: Pair, by: Pair) -> Pair:
